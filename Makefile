@@ -1,0 +1,46 @@
+# govmm: every target is a thin call of Go tools; `make help` lists them.
+export CGO_ENABLED = 0
+GO       ?= go
+PREFIX   ?= /usr/local
+FUZZTIME ?= 30s
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -s -w -X github.com/govmm/govmm/runtime/version.Version=$(VERSION)
+# CMD reaches the test host as it was typed: through the environment, so that neither make nor a shell expands it.
+export CMD = $(value cmd)$(value CMD)
+
+.DEFAULT_GOAL := help
+.PHONY: build run test lint fuzz bench guestkernel install clean help testhost
+
+build: ## build bin/govmm-run and bin/govmm: static, with guest kernel and PID 1 inside
+	@GO=$(GO) LDFLAGS='$(LDFLAGS)' scripts/build
+
+run: build ## run a busybox container in a micro-VM and show where the time went
+	@scripts/demo
+
+test: build ## run every test; whole-VM tests run in the test host where this machine's KVM cannot run a guest kernel
+	@GO=$(GO) scripts/test
+
+lint: ## gofmt, go vet, staticcheck and the project's own rules
+	@GO=$(GO) scripts/lint
+
+fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
+	@GO=$(GO) scripts/fuzz $(FUZZTIME)
+
+bench: build ## count instructions and time from start to HELLO, beside QEMU, crun and runc
+	@$(GO) run ./bench
+
+guestkernel: ## build the guest kernel from Debian's sources (cached by the hash of its inputs)
+	@$(GO) run ./guestkernel/build
+
+testhost: ## run CMD='...' (or a shell) in the test host: a Debian machine with real KVM under emulation
+	@$(GO) run ./testhost $${CMD:+-- "$$CMD"}
+
+install: build ## install the two binaries to PREFIX/bin (default /usr/local)
+	install -D -m 0755 bin/govmm-run $(DESTDIR)$(PREFIX)/bin/govmm-run
+	install -D -m 0755 bin/govmm $(DESTDIR)$(PREFIX)/bin/govmm
+
+clean: ## remove what was built in this tree (caches outside it stay)
+	rm -rf bin build
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
