@@ -5,8 +5,9 @@ PREFIX   ?= /usr/local
 FUZZTIME ?= 30s
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -s -w -X github.com/govmm/govmm/runtime/version.Version=$(VERSION)
-# CMD reaches the test host as it was typed: through the environment, so that neither make nor a shell expands it.
-export CMD = $(value cmd)$(value CMD)
+# CMD reaches the test host as it was typed: neither make nor a shell expands it on the way.
+unexport CMD
+export TESTHOST_CMD = $(value CMD)
 
 .DEFAULT_GOAL := help
 .PHONY: build run test lint fuzz bench guestkernel install clean help testhost
@@ -33,7 +34,7 @@ guestkernel: ## build the guest kernel from Debian's sources (cached by the hash
 	@$(GO) run ./guestkernel/build
 
 testhost: ## run CMD='...' (or a shell) in the test host: a Debian machine with real KVM under emulation
-	@$(GO) run ./testhost $${CMD:+-- "$$CMD"}
+	@$(GO) run ./testhost $${TESTHOST_CMD:+-- "$$TESTHOST_CMD"}
 
 install: build ## install the two binaries to PREFIX/bin (default /usr/local)
 	install -D -m 0755 bin/govmm-run $(DESTDIR)$(PREFIX)/bin/govmm-run
