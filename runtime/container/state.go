@@ -1,0 +1,139 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Status is an OCI status, or runc's "paused".
+type Status string
+
+// The states of a container (runtime-spec, runtime.md: state).
+const (
+	Creating Status = "creating"
+	Created  Status = "created"
+	Running  Status = "running"
+	Paused   Status = "paused"
+	Stopped  Status = "stopped"
+)
+
+// State is what state.json holds.
+type State struct {
+	OCIVersion  string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Owner       string            `json:"owner"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// PID is the monitor's, as the host sees it; StartTime (clock ticks since boot) tells it from a later process.
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"`
+	Started   bool   `json:"started"`
+	Paused    bool   `json:"paused"`
+	Terminal  bool   `json:"terminal"`
+	// Cgroup is the host directory that was made for the monitor, to be removed with it; empty if none was.
+	Cgroup string `json:"cgroup,omitempty"`
+}
+
+// Container is one container of a Store.
+type Container struct {
+	State State
+	dir   string
+	lock  *os.File
+}
+
+// Dir returns the container's state directory.
+func (c *Container) Dir() string { return c.dir }
+
+// Save writes the state so that a reader sees either the old or the new one, whole.
+func (c *Container) Save() error {
+	b, err := json.Marshal(&c.State)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(c.dir, stateFile)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	return nil
+}
+
+// Reload reads the state again, after Lock was waited for.
+func (c *Container) Reload() error {
+	err := c.read()
+	if errors.Is(err, os.ErrNotExist) {
+		if _, statErr := os.Stat(c.dir); statErr != nil {
+			return ErrNotExist
+		}
+		return nil
+	}
+	return err
+}
+
+func (c *Container) read() error {
+	b, err := os.ReadFile(filepath.Join(c.dir, stateFile))
+	if err != nil {
+		return err
+	}
+	var s State
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("state of %s is damaged: %w: \"govmm-run delete --force %s\" removes it", c.State.ID, err, c.State.ID)
+	}
+	c.State = s
+	return nil
+}
+
+// Status says what the container is doing, judged by its monitor: a monitor that died or is a zombie is a container
+// that stopped, whatever the file says.
+func (c *Container) Status() Status {
+	s := &c.State
+	switch {
+	case s.PID == 0:
+		// A create that is alive holds the lock; readers do not wait for it.
+		return Creating
+	case !alive(s.PID, s.StartTime):
+		return Stopped
+	case !s.Started:
+		return Created
+	case s.Paused:
+		return Paused
+	}
+	return Running
+}
+
+// StartTime returns when pid started, in clock ticks since boot.
+func StartTime(pid int) (uint64, error) {
+	_, start, err := procStat(pid)
+	return start, err
+}
+
+func alive(pid int, startTime uint64) bool {
+	state, start, err := procStat(pid)
+	return err == nil && start == startTime && state != 'Z' && state != 'X'
+}
+
+// procStat reads the state letter and the start time of a process (proc(5): fields 3 and 22 of /proc/pid/stat).
+func procStat(pid int) (state byte, startTime uint64, err error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	// The command name may hold spaces and parentheses: the fields after it start behind the last ')'.
+	s := string(b)
+	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
+	if len(fields) < 20 {
+		return 0, 0, fmt.Errorf("/proc/%d/stat: too short", pid)
+	}
+	startTime, err = strconv.ParseUint(fields[19], 10, 64)
+	return fields[0][0], startTime, err
+}
