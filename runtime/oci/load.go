@@ -1,0 +1,183 @@
+// Package oci reads a bundle's config.json and says what govmm-run makes of it: what the guest carries out, what the
+// host does, and what is refused, by name.
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ConfigFile is the name of the config in a bundle.
+const ConfigFile = "config.json"
+
+// Load reads and checks the config of the bundle in dir, which must be absolute. Paths in the result are absolute.
+func Load(dir string) (*specs.Spec, error) {
+	path := filepath.Join(dir, ConfigFile)
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("JSON specification file %s not found", ConfigFile)
+	} else if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var spec specs.Spec
+	dec := json.NewDecoder(f)
+	if err := dec.Decode(&spec); err != nil {
+		return nil, fmt.Errorf("%s: %w", ConfigFile, describe(err))
+	}
+	if spec.Root == nil || spec.Root.Path == "" {
+		return nil, errors.New("config.json: root.path is missing: name the root file system's directory")
+	}
+	if !filepath.IsAbs(spec.Root.Path) {
+		spec.Root.Path = filepath.Join(dir, spec.Root.Path)
+	}
+	for i := range spec.Mounts {
+		m := &spec.Mounts[i]
+		if isBind(*m) && !filepath.IsAbs(m.Source) {
+			m.Source = filepath.Join(dir, m.Source)
+		}
+	}
+	if err := Validate(&spec); err != nil {
+		return nil, err
+	}
+	return &spec, nil
+}
+
+// describe adds the place of the mistake to a JSON error.
+func describe(err error) error {
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return fmt.Errorf("%w at byte %d", err, syntax.Offset)
+	}
+	return err
+}
+
+// Validate refuses what cannot or must not be carried out. It looks at the host only for the root file system and
+// the sources of mounts.
+func Validate(spec *specs.Spec) error {
+	if !strings.HasPrefix(spec.Version, "1.") {
+		return fmt.Errorf("config.json: unsupported ociVersion %q: govmm-run reads 1.x", spec.Version)
+	}
+	if err := checkFields(spec); err != nil {
+		return err
+	}
+	if err := checkRoot(spec.Root.Path); err != nil {
+		return err
+	}
+	if err := checkProcess(spec.Process); err != nil {
+		return err
+	}
+	if err := checkMounts(spec.Mounts); err != nil {
+		return err
+	}
+	return checkLinux(spec.Linux)
+}
+
+func checkRoot(path string) error {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("invalid rootfs: %w", err)
+	case err != nil:
+		return err
+	case !st.IsDir():
+		return fmt.Errorf("invalid rootfs: %s is not a directory", path)
+	case path == "/":
+		return errors.New("invalid rootfs: the host's own root cannot be a container's")
+	}
+	return nil
+}
+
+// checkProcess is also used for the process of exec.
+func checkProcess(p *specs.Process) error {
+	switch {
+	case p == nil:
+		return errors.New("process property must not be empty")
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return errors.New("process args cannot be empty")
+	case p.Cwd == "":
+		return errors.New("Cwd property must not be empty")
+	case !filepath.IsAbs(p.Cwd):
+		return errors.New("Cwd must be an absolute path")
+	}
+	seen := map[string]bool{}
+	for _, r := range p.Rlimits {
+		if _, ok := rlimits[r.Type]; !ok {
+			return fmt.Errorf("invalid rlimit type: %s", r.Type)
+		}
+		if seen[r.Type] {
+			return fmt.Errorf("rlimit %s is given twice", r.Type)
+		}
+		seen[r.Type] = true
+	}
+	for _, e := range p.Env {
+		if strings.IndexByte(e, 0) >= 0 {
+			return fmt.Errorf("environment variable %q holds a NUL byte", e)
+		}
+	}
+	return nil
+}
+
+func checkMounts(mounts []specs.Mount) error {
+	for _, m := range mounts {
+		if m.Destination == "" {
+			return errors.New("config.json: a mount has no destination")
+		}
+		if _, err := ParseMount(m); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+		if isBind(m) {
+			if _, err := os.Lstat(m.Source); err != nil {
+				return fmt.Errorf("mount %s: %w", m.Destination, err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkLinux(l *specs.Linux) error {
+	if l == nil {
+		return errors.New("config.json: linux section is missing: the container's namespaces stand there")
+	}
+	have := map[specs.LinuxNamespaceType]bool{}
+	for _, ns := range l.Namespaces {
+		if have[ns.Type] {
+			return fmt.Errorf("malformed spec file: duplicated ns %q", ns.Type)
+		}
+		have[ns.Type] = true
+		switch ns.Type {
+		case specs.MountNamespace, specs.CgroupNamespace:
+			if ns.Path != "" {
+				return fmt.Errorf("linux.namespaces: joining a %s namespace is not possible: the guest has its own", ns.Type)
+			}
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace:
+			if ns.Path != "" {
+				return fmt.Errorf("linux.namespaces: joining the %s namespace %s is not supported yet", ns.Type, ns.Path)
+			}
+		default:
+			return fmt.Errorf("linux.namespaces: a %s namespace is not supported yet", ns.Type)
+		}
+	}
+	for _, need := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace} {
+		if !have[need] {
+			return fmt.Errorf("linux.namespaces: no %s namespace: a micro-VM cannot share the host's; add {\"type\": %q}", need, need)
+		}
+	}
+	for key := range l.Sysctl {
+		if strings.Contains(key, "..") {
+			return fmt.Errorf("linux.sysctl: invalid key %q", key)
+		}
+	}
+	switch l.RootfsPropagation {
+	case "", "private", "rprivate", "slave", "rslave":
+	default:
+		return fmt.Errorf("linux.rootfsPropagation: %q cannot cross the boundary of a VM: use private", l.RootfsPropagation)
+	}
+	return nil
+}
