@@ -100,10 +100,51 @@ func TestRing(t *testing.T) {
 	if got := r.Load32(4); got != 0x12340000 {
 		t.Errorf("Load32 = %#x", got)
 	}
+	r.Store32(8, 0x11112222)
+	r.Store16(8, 0x3333)
+	if got := r.Load32(8); got != 0x11113333 {
+		t.Errorf("Store16 in the low half: %#x", got)
+	}
+	r.Store16(10, 0x4444)
+	if got := r.Load32(8); got != 0x44443333 {
+		t.Errorf("Store16 in the high half: %#x", got)
+	}
+	if _, err := m.Ring(0, 0xffffffff); err == nil {
+		t.Error("a ring whose rounded length wraps was handed out")
+	}
 	defer func() {
 		if recover() == nil {
 			t.Error("an access past the ring did not panic: it would reach foreign memory")
 		}
 	}()
 	r.Load32(16)
+}
+
+// TestStore16KeepsNeighbour has another goroutine write the other half of the word all the time, as a driver may.
+func TestStore16KeepsNeighbour(t *testing.T) {
+	m := FromBytes(0, make([]byte, 16))
+	r, err := m.Ring(0, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 20000
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range rounds {
+			r.Store16(2, uint16(i))
+			if got := r.Load16(2); got != uint16(i) {
+				t.Errorf("neighbour reads %d after storing %d", got, uint16(i))
+				return
+			}
+		}
+	}()
+	for i := range rounds {
+		r.Store16(0, uint16(i))
+		if got := r.Load16(0); got != uint16(i) {
+			t.Errorf("value reads %d after storing %d", got, uint16(i))
+			break
+		}
+	}
+	<-done
 }

@@ -1,6 +1,7 @@
 package virtio
 
 import (
+	"encoding/binary"
 	"math"
 
 	"github.com/govmm/govmm/guestmem"
@@ -13,6 +14,13 @@ const (
 	descIndirect = 4
 )
 
+// maxChainLen bounds the buffers of one chain. A chain should be no longer than its queue (virtio 1.2 §2.7.5.3.1), but
+// Linux makes longer ones with indirect tables.
+const maxChainLen = MaxQueueSize
+
+// maxFreeChains bounds the chains that a queue keeps for reuse; their slices grow to what a hostile driver asks for.
+const maxFreeChains = 8
+
 type descriptor struct {
 	addr  uint64
 	len   uint32
@@ -21,13 +29,34 @@ type descriptor struct {
 }
 
 // Chain is one descriptor chain: the device-readable buffers first, then the device-writable ones (virtio 1.2 §2.7.4).
-// The buffers alias guest memory: copy a header out before looking at it.
+// The buffers alias guest memory: copy a header out before looking at it. Push recycles the chain, so nothing of it
+// may be kept afterwards.
 type Chain struct {
+	queue      *Queue // whose it is while it is handed out
 	head       uint16
 	readable   [][]byte
 	writable   [][]byte
 	readTotal  uint64
 	writeTotal uint64
+	wrote      bool // a device-writable buffer was seen
+}
+
+// newChain returns a chain that is marked as handed out. The caller holds q.mu.
+func (q *Queue) newChain(head uint16) *Chain {
+	c := &Chain{}
+	if n := len(q.free); n > 0 {
+		c, q.free = q.free[n-1], q.free[:n-1]
+	}
+	*c = Chain{queue: q, head: head, readable: c.readable[:0], writable: c.writable[:0]}
+	return c
+}
+
+// recycle takes a chain back. The caller holds q.mu.
+func (q *Queue) recycle(c *Chain) {
+	c.queue = nil
+	if len(q.free) < maxFreeChains {
+		q.free = append(q.free, c)
+	}
 }
 
 // Head returns the index of the chain's first descriptor.
@@ -90,49 +119,49 @@ func Skip(buffers [][]byte, n int) [][]byte {
 	return out
 }
 
-// walk follows the chain from head: at most as many steps as the queue has descriptors, an indirect table at most once
-// and never nested, readable before writable, every buffer in RAM, less than 4 GiB in all.
-func (q *Queue) walk(head uint16) (*Chain, error) {
-	c := &Chain{head: head}
-	table, size, index := q.desc, q.cfg.Size, head
+// walk follows the chain from c.head: at most as many steps as its table has descriptors, an indirect table at most
+// once and never nested, readable before writable, every buffer in RAM, less than 4 GiB in all.
+func (q *Queue) walk(c *Chain) error {
+	table, index := q.desc, uint32(c.head)
 	indirect := false
-	for steps := uint32(0); ; steps++ {
-		if index >= size {
-			return nil, malformed("descriptor %d in a table of %d", index, size)
+	for left := len(table) / descSize; ; left-- {
+		if uint64(index) >= uint64(len(table)/descSize) {
+			return malformed("descriptor %d in a table of %d", index, len(table)/descSize)
 		}
-		if steps >= uint32(size) {
-			return nil, malformed("descriptor chain longer than its table of %d: a loop", size)
+		if left == 0 {
+			return malformed("descriptor chain is a loop, or longer than %d", min(len(table)/descSize, maxChainLen))
 		}
-		off := uint32(index) * descSize
-		d := descriptor{
-			addr:  uint64(table.Load32(off)) | uint64(table.Load32(off+4))<<32,
-			len:   table.Load32(off + 8),
-			flags: table.Load16(off + 12),
-			next:  table.Load16(off + 14),
-		}
+		d := loadDescriptor(table[index*descSize:][:descSize])
 		if d.flags&descIndirect != 0 {
 			if err := q.checkIndirect(d, indirect); err != nil {
-				return nil, err
+				return err
 			}
-			t, err := q.mem.Ring(guestmem.Addr(d.addr), d.len)
+			t, err := q.mem.Slice(guestmem.Addr(d.addr), d.len)
 			if err != nil {
-				return nil, malformed("indirect table: %v", err)
+				return malformed("indirect table: %v", err)
 			}
-			// virtio 1.2 §2.7.5.3.1: the table may be longer than the queue, but the chain may not.
-			table, size, index, indirect = t, uint16(min(d.len/descSize, math.MaxUint16)), 0, true
-			steps = math.MaxUint32 // 0 after the increment
+			table, index, indirect = t, 0, true
+			left = min(len(table)/descSize, maxChainLen) + 1 // one more: this step is not one of the table's
 			continue
 		}
 		if err := q.append(c, d); err != nil {
-			return nil, err
-		}
-		if len(c.readable)+len(c.writable) > int(MaxQueueSize) {
-			return nil, malformed("descriptor chain of more than %d buffers", MaxQueueSize)
+			return err
 		}
 		if d.flags&descNext == 0 {
-			return c, nil
+			return nil
 		}
-		index = d.next
+		index = uint32(d.next)
+	}
+}
+
+// loadDescriptor fetches each field once: the driver may be writing to it.
+func loadDescriptor(b []byte) descriptor {
+	_ = b[descSize-1]
+	return descriptor{
+		addr:  binary.LittleEndian.Uint64(b),
+		len:   binary.LittleEndian.Uint32(b[8:]),
+		flags: binary.LittleEndian.Uint16(b[12:]),
+		next:  binary.LittleEndian.Uint16(b[14:]),
 	}
 }
 
@@ -150,23 +179,30 @@ func (q *Queue) checkIndirect(d descriptor, nested bool) error {
 	return nil
 }
 
+// append adds one buffer. An empty one is checked and left out: it carries nothing.
 func (q *Queue) append(c *Chain, d descriptor) error {
 	b, err := q.mem.Slice(guestmem.Addr(d.addr), d.len)
 	if err != nil {
 		return malformed("buffer: %v", err)
 	}
-	if d.flags&descWrite != 0 {
+	writable := d.flags&descWrite != 0
+	switch {
+	case !writable && c.wrote:
+		return malformed("device-readable buffer after a device-writable one")
+	case c.readTotal+c.writeTotal+uint64(d.len) > math.MaxUint32:
+		return malformed("descriptor chain of 4 GiB or more")
+	case len(c.readable)+len(c.writable) == maxChainLen:
+		return malformed("descriptor chain of more than %d buffers", maxChainLen)
+	}
+	c.wrote = writable
+	switch {
+	case d.len == 0:
+	case writable:
 		c.writable = append(c.writable, b)
 		c.writeTotal += uint64(d.len)
-	} else {
-		if len(c.writable) > 0 {
-			return malformed("device-readable buffer after a device-writable one")
-		}
+	default:
 		c.readable = append(c.readable, b)
 		c.readTotal += uint64(d.len)
-	}
-	if c.readTotal+c.writeTotal > math.MaxUint32 {
-		return malformed("descriptor chain of 4 GiB or more")
 	}
 	return nil
 }

@@ -2,7 +2,11 @@
 // the device status machine, and the MMIO transport. It knows no device type; those live in its sub-packages.
 package virtio
 
-import "context"
+import (
+	"context"
+
+	"github.com/govmm/govmm/guestmem"
+)
 
 // DeviceID is a device type (virtio 1.2 §5).
 type DeviceID uint32
@@ -44,12 +48,28 @@ type Device interface {
 	// driver broke the rules (ErrMalformed: the transport then asks the driver for a reset), or when ctx is done.
 	// It is called after every available-buffer notification, for one queue never twice at a time.
 	Serve(ctx context.Context, i int, q *Queue) error
-	// Reset returns the device to its initial state. No Serve is running and none starts before it returns.
+	// Reset returns the device to its initial state. No Serve is running and none starts before it returns. A device
+	// with chains in the hands of other goroutines takes them back first: after Reset nobody may write to guest memory.
 	Reset()
 }
 
-// Activator is a Device that wants to know when the driver set DRIVER_OK, and which features and queues it has: for
-// devices that write to a queue on their own account (received packets), outside Serve.
+// Transport is what a device may ask of its transport, at any time and from any goroutine, holding any lock of its own
+// except inside Config.
+type Transport interface {
+	// Kick has Serve called for queue i soon, as if the driver had notified it: the host has something for the driver.
+	Kick(i int)
+	// ConfigChanged sends a configuration change notification (virtio 1.2 §2.3). The device has changed what Config
+	// returns before it calls.
+	ConfigChanged()
+}
+
+// Attacher is a Device that needs its transport. Attach is called once, before anything else.
+type Attacher interface {
+	Attach(t Transport)
+}
+
+// Activator is a Device that wants to know when the driver set DRIVER_OK, and which features and queues it has; a queue
+// that the driver did not set up is nil. After Reset the queues are dead: Pop finds nothing, Push does nothing.
 type Activator interface {
 	Activate(features uint64, queues []*Queue)
 }
@@ -58,4 +78,17 @@ type Activator interface {
 // space never reaches it.
 type ConfigWriter interface {
 	WriteConfig(offset uint32, p []byte)
+}
+
+// SharedMemory is a Device with shared memory regions (virtio 1.2 §2.10).
+type SharedMemory interface {
+	// SharedMemory returns the guest-physical range of region id; ok is false when there is no such region.
+	SharedMemory(id uint32) (base guestmem.Addr, length uint64, ok bool)
+}
+
+// StateSaver is a Device with state of its own that a snapshot keeps, besides what it was constructed with. Both are
+// called while no Serve runs. UnmarshalState is called on a fresh device, before Activate; it checks what it gets.
+type StateSaver interface {
+	MarshalState() ([]byte, error)
+	UnmarshalState(p []byte) error
 }

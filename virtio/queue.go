@@ -15,6 +15,9 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 }
 
+// errNotOut is a fault of ours: a chain pushed twice, or into a queue that it does not come from.
+var errNotOut = errors.New("virtio: pushing a chain that this queue has not handed out")
+
 // QueueConfig is what the driver sets up for one virtqueue through the transport.
 type QueueConfig struct {
 	Size      uint16        // descriptors; a power of two
@@ -32,17 +35,18 @@ type Queue struct {
 	features uint64
 	notify   func()
 
-	desc  guestmem.Ring
+	desc  []byte
 	avail guestmem.Ring
 	// availShift is 2 when the available ring is only 2-byte aligned: Ring wants whole words.
 	availShift uint32
 	used       guestmem.Ring
 
-	mu         sync.Mutex
-	nextAvail  uint16 // index of the next available entry to take
-	nextUsed   uint16 // index of the next used entry to write
-	signalled  uint16 // nextUsed at the last Notify decision
-	everNotify bool
+	mu        sync.Mutex
+	stopped   bool
+	nextAvail uint16 // index of the next available entry to take
+	nextUsed  uint16 // index of the next used entry to write
+	signalled uint16 // nextUsed at the last Notify decision
+	free      []*Chain
 }
 
 // Byte offsets in the rings (virtio 1.2 §2.7.6, §2.7.8).
@@ -76,7 +80,7 @@ func (q *Queue) mapRings() error {
 		return malformed("queue areas %#x, %#x, %#x are not aligned", c.DescTable, c.AvailRing, c.UsedRing)
 	}
 	var err error
-	if q.desc, err = q.mem.Ring(c.DescTable, n*descSize); err != nil {
+	if q.desc, err = q.mem.Slice(c.DescTable, n*descSize); err != nil {
 		return malformed("descriptor table: %v", err)
 	}
 	q.availShift = uint32(c.AvailRing & 2)
@@ -101,23 +105,28 @@ func (q *Queue) avail16(off uint32) uint16 { return q.avail.Load16(off + q.avail
 
 // Pop takes the next available descriptor chain. It returns nil, nil when there is none, having asked the driver for a
 // notification of the next one, and ErrMalformed when the driver lied. A chain that was popped must be pushed, or the
-// driver waits for it for ever.
+// driver waits for it for ever. The chain belongs to the caller until it pushes it.
 func (q *Queue) Pop() (*Chain, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.stopped {
+		return nil, nil
+	}
 	pending := q.avail16(ringIdx) - q.nextAvail
 	if pending == 0 {
 		if pending = q.askForKick(); pending == 0 {
 			return nil, nil
 		}
 	}
-	if pending > q.cfg.Size {
-		return nil, malformed("available index is %d entries ahead in a queue of %d", pending, q.cfg.Size)
+	// A driver has at most Size descriptors, so what it made available and has not got back is at most as much.
+	if out := q.nextAvail - q.nextUsed; uint32(pending)+uint32(out) > uint32(q.cfg.Size) {
+		return nil, malformed("available index is %d entries ahead, with %d in flight, in a queue of %d", pending, out,
+			q.cfg.Size)
 	}
 	slot := uint32(q.nextAvail & (q.cfg.Size - 1))
-	head := q.avail16(ringStart + 2*slot)
-	c, err := q.walk(head)
-	if err != nil {
+	c := q.newChain(q.avail16(ringStart + 2*slot))
+	if err := q.walk(c); err != nil {
+		q.recycle(c)
 		return nil, err
 	}
 	q.nextAvail++
@@ -125,31 +134,37 @@ func (q *Queue) Pop() (*Chain, error) {
 }
 
 // askForKick publishes avail_event and looks at the index once more: a driver that added a buffer before it saw the
-// event will not kick (virtio 1.2 §2.7.10). Store32 is the full fence between the two. Without EVENT_IDX the flags
+// event will not kick (virtio 1.2 §2.7.10). Store16 is the full fence between the two. Without EVENT_IDX the flags
 // always ask for kicks, so there is nothing to publish.
 func (q *Queue) askForKick() uint16 {
 	if !q.eventIdx() {
 		return 0
 	}
-	// avail_event shares its word with nothing: the used ring ends there, rounded up.
-	q.used.Store32(ringStart+usedElemSize*uint32(q.cfg.Size), uint32(q.nextAvail))
+	q.used.Store16(ringStart+usedElemSize*uint32(q.cfg.Size), q.nextAvail)
 	return q.avail16(ringIdx) - q.nextAvail
 }
 
 // Push gives a chain back to the driver; written is the number of bytes that were written to its device-writable part,
-// from its start. It does not notify: call Notify when the batch is done.
+// from its start. The caller must not use the chain or its buffers afterwards. It does not notify: call Notify when
+// the batch is done. A push to a queue that was reset meanwhile does nothing.
 func (q *Queue) Push(c *Chain, written uint32) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if c.queue != q {
+		return errNotOut
+	}
 	if uint64(written) > c.WritableLen() {
 		return fmt.Errorf("virtio: pushing %d bytes into a chain with room for %d", written, c.WritableLen())
 	}
-	slot := ringStart + usedElemSize*uint32(q.nextUsed&(q.cfg.Size-1))
-	q.used.Put32(slot, uint32(c.head))
-	q.used.Put32(slot+4, written)
-	q.nextUsed++
-	// flags (0: always kick us) and idx share this word.
-	q.used.Store32(ringFlags, uint32(q.nextUsed)<<16)
+	if !q.stopped {
+		slot := ringStart + usedElemSize*uint32(q.nextUsed&(q.cfg.Size-1))
+		q.used.Put32(slot, uint32(c.head))
+		q.used.Put32(slot+4, written)
+		q.nextUsed++
+		// flags (0: always kick us) and idx share this word.
+		q.used.Store32(ringFlags, uint32(q.nextUsed)<<16)
+	}
+	q.recycle(c)
 	return nil
 }
 
@@ -164,16 +179,30 @@ func (q *Queue) Notify() {
 	}
 }
 
+// notifyDue relies on the full fence in Push between used.idx and what it loads.
 func (q *Queue) notifyDue() bool {
-	if q.everNotify && q.nextUsed == q.signalled || !q.everNotify && q.nextUsed == 0 {
+	if q.stopped || q.nextUsed == q.signalled {
 		return false
 	}
 	old := q.signalled
-	first := !q.everNotify
-	q.signalled, q.everNotify = q.nextUsed, true
+	q.signalled = q.nextUsed
 	if !q.eventIdx() {
 		return q.avail16(ringFlags)&availNoInterrupt == 0
 	}
 	event := q.avail16(ringStart + 2*uint32(q.cfg.Size))
-	return first || q.nextUsed-event-1 < q.nextUsed-old
+	return q.nextUsed-event-1 < q.nextUsed-old
+}
+
+// InFlight returns the number of chains that were popped and not pushed yet.
+func (q *Queue) InFlight() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int(q.nextAvail - q.nextUsed)
+}
+
+// stop detaches the queue from guest memory's rings: from now on Pop finds nothing, Push and Notify do nothing.
+func (q *Queue) stop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.stopped = true
 }
