@@ -43,9 +43,11 @@ type Chain struct {
 
 // newChain returns a chain that is marked as handed out. The caller holds q.mu.
 func (q *Queue) newChain(head uint16) *Chain {
-	c := &Chain{}
+	var c *Chain
 	if n := len(q.free); n > 0 {
 		c, q.free = q.free[n-1], q.free[:n-1]
+	} else {
+		c = &Chain{}
 	}
 	*c = Chain{queue: q, head: head, readable: c.readable[:0], writable: c.writable[:0]}
 	return c
