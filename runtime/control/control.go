@@ -147,8 +147,8 @@ func (c *Conn) read(p []byte) (int, error) {
 	if oobn > 0 {
 		c.keepFiles(oob[:oobn])
 	}
-	if n == 0 && err == nil {
-		return 0, io.EOF
+	if n == 0 && (err == nil || errors.Is(err, io.EOF)) {
+		return 0, io.EOF // bare: bufio's callers compare it
 	}
 	return n, err
 }
@@ -217,9 +217,24 @@ func (c *Conn) Receive(v any) error {
 	}
 }
 
-// Call sends a request and waits for its reply.
-func (c *Conn) Call(r Request, files ...*os.File) (*Reply, error) {
-	if err := c.Send(r, files...); err != nil {
+// FromFile makes a connection of a socket, which it closes.
+func FromFile(f *os.File) (*Conn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, errors.New("control: not a Unix socket")
+	}
+	return NewConn(u), nil
+}
+
+// Call sends a message, a Request but for the monitor's first one, and waits for its reply.
+func (c *Conn) Call(message any, files ...*os.File) (*Reply, error) {
+	if err := c.Send(message, files...); err != nil {
 		return nil, err
 	}
 	var reply Reply

@@ -181,3 +181,14 @@ func checkLinux(l *specs.Linux) error {
 	}
 	return nil
 }
+
+// ValidateProcess checks the process of an exec.
+func ValidateProcess(p *specs.Process) error {
+	if p == nil {
+		return errors.New("process property must not be empty")
+	}
+	if err := checkProcessFields(p); err != nil {
+		return err
+	}
+	return checkProcess(p)
+}

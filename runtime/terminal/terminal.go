@@ -119,3 +119,22 @@ func GetSize(f *os.File) (size Size, ok bool) {
 func SetSize(f *os.File, s Size) error {
 	return os.NewSyscallError("TIOCSWINSZ", unix.IoctlSetWinsize(int(f.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: s.Rows, Col: s.Columns}))
 }
+
+// Own makes a pseudo-terminal, makes it the calling process's controlling terminal (it must lead a session without
+// one) and hands its master over the socket at path. The slave is returned.
+func Own(path string) (*os.File, error) {
+	p, err := Open()
+	if err != nil {
+		return nil, err
+	}
+	defer p.Master.Close()
+	if err := unix.IoctlSetInt(int(p.Slave.Fd()), unix.TIOCSCTTY, 0); err != nil {
+		p.Slave.Close()
+		return nil, os.NewSyscallError("TIOCSCTTY", err)
+	}
+	if err := p.Send(path); err != nil {
+		p.Slave.Close()
+		return nil, err
+	}
+	return p.Slave, nil
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/govmm/govmm/runtime/container"
+	"github.com/govmm/govmm/runtime/lifecycle"
+	"github.com/govmm/govmm/runtime/version"
+)
+
+const about = `govmm-run runs OCI bundles like runc does, each in a micro-VM of its own.
+
+A bundle is a directory with a config.json ("govmm-run spec" writes one) and a root file system. One host process,
+the monitor, stands for each container; the guest kernel and its PID 1 are inside this program.
+
+  mkdir -p bundle/rootfs            # fill rootfs, for example with debootstrap
+  govmm-run spec --bundle bundle
+  govmm-run run --bundle bundle mycontainer
+
+"govmm-run check" says whether this host can run micro-VMs.`
+
+// app holds the global flags and the exit status.
+type app struct {
+	root, log, logFormat, kernel string
+	debug, systemdCgroup         bool
+	status                       int
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "govmm-run",
+		Short:         "an OCI runtime whose containers are micro-VMs",
+		Long:          about,
+		Version:       version.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return a.checkGlobals()
+		},
+	}
+	root.SetVersionTemplate(versionText())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	f := root.PersistentFlags()
+	f.StringVar(&a.root, "root", container.DefaultRoot, "directory of the containers' states; on a tmpfs")
+	f.StringVar(&a.log, "log", "", "file for the error of this call, instead of a line on standard error alone")
+	f.StringVar(&a.logFormat, "log-format", "text", "form of the log: text or json")
+	f.StringVar(&a.kernel, "kernel", "", "guest kernel (ELF vmlinux or bzImage) in place of the one inside this program")
+	f.BoolVar(&a.debug, "debug", false, "say more on standard error")
+	f.BoolVar(&a.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup (not supported yet)")
+	root.AddCommand(
+		a.createCommand(), a.runCommand(), a.startCommand(), a.killCommand(), a.deleteCommand(),
+		a.pauseCommand(), a.resumeCommand(), a.execCommand(),
+		a.stateCommand(), a.listCommand(), a.psCommand(),
+		a.specCommand(), featuresCommand(), checkCommand(), versionCommand(),
+	)
+	return root
+}
+
+func versionText() string {
+	return "govmm-run version " + version.Version + "\nspec: " + specVersion + "\n"
+}
+
+func (a *app) checkGlobals() error {
+	switch {
+	case a.logFormat != "text" && a.logFormat != "json":
+		return fmt.Errorf("unknown log-format %q: use text or json", a.logFormat)
+	case a.systemdCgroup:
+		return errors.New("--systemd-cgroup is not supported yet: use the cgroupfs driver")
+	}
+	return nil
+}
+
+func (a *app) runtime() (*lifecycle.Runtime, error) {
+	store, err := container.NewStore(a.root)
+	if err != nil {
+		return nil, err
+	}
+	kernel := a.kernel
+	if kernel != "" {
+		if kernel, err = filepath.Abs(kernel); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(kernel); err != nil {
+			return nil, fmt.Errorf("--kernel: %w", err)
+		}
+	}
+	return &lifecycle.Runtime{Store: store, Kernel: kernel, Debug: a.debug, Log: a.logger()}, nil
+}
+
+// withRuntime is the common shape of the commands that take a container's id first.
+func (a *app) withRuntime(f func(*lifecycle.Runtime, []string) error) func(*cobra.Command, []string) error {
+	return func(_ *cobra.Command, args []string) error {
+		r, err := a.runtime()
+		if err != nil {
+			return err
+		}
+		return f(r, args)
+	}
+}
+
+// oneID accepts exactly the container's id.
+func oneID(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s: requires exactly one argument, the container's id", cmd.Name())
+	}
+	return nil
+}

@@ -1,0 +1,38 @@
+// govmm-run is an OCI runtime in which every container is a micro-VM: a drop-in for runc.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/govmm/govmm/runtime/lifecycle"
+	"github.com/govmm/govmm/runtime/monitor"
+)
+
+func main() {
+	// The monitor and the proxies are this program too, under other names: no flags, no cobra, no cost of them.
+	switch os.Args[0] {
+	case monitor.Argv0:
+		os.Exit(monitor.Main())
+	case lifecycle.ProxyArgv0:
+		os.Exit(lifecycle.ProxyMain())
+	}
+	a := &app{}
+	if err := a.command().Execute(); err != nil {
+		a.report(err)
+		os.Exit(lifecycle.StatusOf(err))
+	}
+	os.Exit(a.status)
+}
+
+// report writes err where the caller looks for it: standard error, and the --log file, in runc's forms.
+func (a *app) report(err error) {
+	if a.log == "" {
+		fmt.Fprintln(os.Stderr, textEntry(err))
+		return
+	}
+	fmt.Fprintln(os.Stderr, err)
+	if logErr := a.appendLog(err); logErr != nil {
+		fmt.Fprintln(os.Stderr, logErr)
+	}
+}

@@ -1,0 +1,262 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/cgroup"
+	"github.com/govmm/govmm/runtime/container"
+	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/monitor"
+	"github.com/govmm/govmm/runtime/oci"
+)
+
+// CreateOptions are the arguments of create and run.
+type CreateOptions struct {
+	ID, Bundle    string
+	PIDFile       string
+	ConsoleSocket string
+	// Foreground says that the caller stays and serves the terminal on its own standard streams.
+	Foreground bool
+}
+
+// created is a container whose monitor this process has just forked.
+type created struct {
+	*container.Container
+	spec    *specs.Spec
+	monitor *os.Process
+}
+
+// Create makes a container whose process waits for Start.
+func (r *Runtime) Create(o CreateOptions) error {
+	c, err := r.create(o)
+	if err != nil {
+		return err
+	}
+	c.Unlock()
+	return nil
+}
+
+func (r *Runtime) create(o CreateOptions) (*created, error) {
+	bundle, err := filepath.Abs(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := oci.Load(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTerminal(spec, o); err != nil {
+		return nil, err
+	}
+	c, err := r.Store.Create(o.ID)
+	if err != nil {
+		return nil, err
+	}
+	made := &created{Container: c, spec: spec}
+	c.State.OCIVersion = spec.Version
+	c.State.Bundle, c.State.Rootfs = bundle, spec.Root.Path
+	c.State.Created = time.Now().UTC()
+	c.State.Owner = ownerName()
+	c.State.Annotations = spec.Annotations
+	c.State.Terminal = spec.Process.Terminal
+	if err := r.launch(made, o); err != nil {
+		removeQuietly(c)
+		c.Unlock()
+		return nil, err
+	}
+	return made, nil
+}
+
+// checkTerminal is runc's rule: a terminal needs somebody to serve it.
+func checkTerminal(spec *specs.Spec, o CreateOptions) error {
+	terminal := spec.Process.Terminal
+	switch {
+	case terminal && !o.Foreground && o.ConsoleSocket == "":
+		return errors.New("cannot allocate tty if govmm-run will detach without setting console socket")
+	case (!terminal || o.Foreground) && o.ConsoleSocket != "":
+		return errors.New("cannot use console socket if govmm-run will not detach or allocate tty")
+	}
+	return nil
+}
+
+func ownerName() string {
+	if os.Geteuid() == 0 {
+		return "root"
+	}
+	if u, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil {
+		return u.Username
+	}
+	return ""
+}
+
+// launch forks the monitor, waits until the guest holds the process ready, and records it.
+func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
+	group, err := makeCgroup(c)
+	if err != nil {
+		return err
+	}
+	listener, err := control.Listen(c.Dir())
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	sync, err := c.fork(listener, group)
+	if err != nil {
+		return err
+	}
+	defer sync.Close()
+	defer func() {
+		if err != nil {
+			_ = c.monitor.Kill()
+			_, _ = c.monitor.Wait()
+		}
+	}()
+	_, err = sync.Call(monitor.Config{
+		ID: o.ID, Spec: c.spec, Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
+	})
+	if err != nil {
+		return startError(err)
+	}
+	if err := c.record(o.PIDFile); err != nil {
+		return err
+	}
+	// From here on the monitor lives without us.
+	return sync.Send(control.Request{})
+}
+
+// startError adds runc's words to what the monitor reported, or says what an end without a report means.
+func startError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("unable to start container process: the monitor ended without a word: look for its message on standard error")
+	}
+	return fmt.Errorf("unable to start container process: %w", err)
+}
+
+func makeCgroup(c *created) (*cgroup.Group, error) {
+	if !cgroup.Needed(c.spec.Linux) {
+		return nil, nil
+	}
+	path := c.spec.Linux.CgroupsPath
+	if path == "" {
+		path = "/" + c.State.ID
+	}
+	var cpu *specs.LinuxCPU
+	if res := c.spec.Linux.Resources; res != nil {
+		cpu = res.CPU
+	}
+	g, err := cgroup.Create(path, cpu)
+	if g != nil {
+		c.State.Cgroup = g.Dir()
+	}
+	return g, err
+}
+
+// fork starts the monitor in its own namespaces and its cgroup, with our standard streams.
+func (c *created) fork(listener *net.UnixListener, group *cgroup.Group) (*control.Conn, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	socket, err := listener.File()
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	defer socket.Close()
+	attr := &syscall.SysProcAttr{Cloneflags: cloneFlags(c.spec.Linux), Setsid: true}
+	if group != nil {
+		f, err := group.Open()
+		if err != nil {
+			ours.Close()
+			return nil, err
+		}
+		defer f.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(f.Fd())
+	}
+	// Threads of ours that a caller moved to other namespaces must not be the monitor's parent.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c.monitor, err = os.StartProcess("/proc/self/exe", []string{monitor.Argv0, c.State.ID}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{},
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket},
+		Sys:   attr,
+	})
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start the monitor: %w", err)
+	}
+	return ours, nil
+}
+
+func cloneFlags(l *specs.Linux) uintptr {
+	flags := uintptr(unix.CLONE_NEWNS)
+	for _, ns := range l.Namespaces {
+		switch ns.Type {
+		case specs.PIDNamespace:
+			flags |= unix.CLONE_NEWPID
+		case specs.NetworkNamespace:
+			flags |= unix.CLONE_NEWNET
+		case specs.IPCNamespace:
+			flags |= unix.CLONE_NEWIPC
+		case specs.UTSNamespace:
+			flags |= unix.CLONE_NEWUTS
+		}
+	}
+	return flags
+}
+
+func socketPair() (*control.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, err := control.FromFile(os.NewFile(uintptr(fds[0]), "sync"))
+	if err != nil {
+		unix.Close(fds[1])
+		return nil, nil, err
+	}
+	return ours, os.NewFile(uintptr(fds[1]), "sync"), nil
+}
+
+// record writes the state and the pid file.
+func (c *created) record(pidFile string) error {
+	start, err := container.StartTime(c.monitor.Pid)
+	if err != nil {
+		return fmt.Errorf("the monitor ended: %w", err)
+	}
+	c.State.PID, c.State.StartTime = c.monitor.Pid, start
+	if err := c.Save(); err != nil {
+		return err
+	}
+	if pidFile == "" {
+		return nil
+	}
+	return writePIDFile(pidFile, c.monitor.Pid)
+}
+
+// writePIDFile writes the pid without a newline, as runc does, and never half of it.
+func writePIDFile(path string, pid int) error {
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(tmp, strconv.AppendInt(nil, int64(pid), 10), 0o644); err != nil {
+		return fmt.Errorf("pid file: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("pid file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/container"
+	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/oci"
+	"github.com/govmm/govmm/runtime/terminal"
+)
+
+// ProxyArgv0 is the name that the proxy of a detached exec is started by.
+const ProxyArgv0 = "govmm-exec"
+
+// proxySyncFD is the descriptor on which a proxy reports that its process runs.
+const proxySyncFD = 3
+
+// ExecOptions are the arguments of exec; Process is complete.
+type ExecOptions struct {
+	ID            string
+	Process       *specs.Process
+	PIDFile       string
+	ConsoleSocket string
+	Detach        bool
+	IgnorePaused  bool
+}
+
+// proxyConfig is the first message to a proxy.
+type proxyConfig struct {
+	Dir           string         `json:"dir"`
+	Process       *specs.Process `json:"process"`
+	ConsoleSocket string         `json:"consoleSocket,omitempty"`
+}
+
+// Exec runs a further process in a running container. Detached, a proxy process of its own stands for it: it ends with
+// the process's status, and the process ends when the proxy is killed.
+func (r *Runtime) Exec(o ExecOptions) (int, error) {
+	c, err := r.Store.Load(o.ID)
+	if err != nil {
+		return 0, ExecFailed(err)
+	}
+	switch s := c.Status(); {
+	case s == container.Stopped || s == container.Creating:
+		return 0, ExecFailed(errors.New("cannot exec in a stopped container"))
+	case s == container.Paused && !o.IgnorePaused:
+		return 0, ExecFailed(errors.New("cannot exec in a paused container (use --ignore-paused to override)"))
+	}
+	if err := checkExec(o); err != nil {
+		return 0, ExecFailed(err)
+	}
+	cfg := proxyConfig{Dir: c.Dir(), Process: o.Process, ConsoleSocket: o.ConsoleSocket}
+	if o.Detach {
+		return 0, spawnProxy(cfg, o.PIDFile)
+	}
+	if o.PIDFile != "" {
+		if err := writePIDFile(o.PIDFile, os.Getpid()); err != nil {
+			return 0, ExecFailed(err)
+		}
+	}
+	restore := rawTerminal(o.Process.Terminal)
+	defer restore()
+	status, err := proxy(cfg, func(error) {})
+	if err != nil {
+		return 0, ExecFailed(err)
+	}
+	return status, nil
+}
+
+func checkExec(o ExecOptions) error {
+	if err := oci.ValidateProcess(o.Process); err != nil {
+		return err
+	}
+	switch {
+	case o.Process.Terminal && o.Detach && o.ConsoleSocket == "":
+		return errors.New("cannot allocate tty if govmm-run will detach without setting console socket")
+	case (!o.Process.Terminal || !o.Detach) && o.ConsoleSocket != "":
+		return errors.New("cannot use console socket if govmm-run will not detach or allocate tty")
+	}
+	return nil
+}
+
+// spawnProxy forks the proxy and waits until its process runs or cannot.
+func spawnProxy(cfg proxyConfig, pidFile string) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return ExecFailed(err)
+	}
+	defer ours.Close()
+	runtime.LockOSThread()
+	p, err := os.StartProcess("/proc/self/exe", []string{ProxyArgv0, filepath.Base(cfg.Dir)}, &os.ProcAttr{
+		Env:   []string{},
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	runtime.UnlockOSThread()
+	theirs.Close()
+	if err != nil {
+		return ExecFailed(fmt.Errorf("start the proxy: %w", err))
+	}
+	if _, err := ours.Call(cfg); err != nil {
+		_ = p.Kill()
+		_, _ = p.Wait()
+		return ExecFailed(err)
+	}
+	if pidFile == "" {
+		return nil
+	}
+	if err := writePIDFile(pidFile, p.Pid); err != nil {
+		_ = p.Kill()
+		return ExecFailed(err)
+	}
+	return nil
+}
+
+// ProxyMain is the whole life of a proxy; it returns the exit status.
+func ProxyMain() int {
+	sync, err := control.FromFile(os.NewFile(proxySyncFD, "sync"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "govmm-exec: started by hand: use govmm-run exec")
+		return 255
+	}
+	var cfg proxyConfig
+	if err := sync.Receive(&cfg); err != nil {
+		return 255
+	}
+	status, err := proxy(cfg, func(err error) {
+		var reply control.Reply
+		if err != nil {
+			reply.Error = err.Error()
+		}
+		_ = sync.Send(reply)
+		_ = sync.Close()
+	})
+	if err != nil {
+		return 255
+	}
+	return status
+}
+
+// proxy asks the monitor to run the process, says when it runs, and stands for it until it ends.
+func proxy(cfg proxyConfig, started func(error)) (int, error) {
+	signals := catchSignals()
+	defer signal.Stop(signals)
+	files, tty, err := execFiles(cfg)
+	if err != nil {
+		started(err)
+		return 0, err
+	}
+	conn, err := control.Dial(cfg.Dir)
+	if err != nil {
+		started(err)
+		return 0, err
+	}
+	defer conn.Close()
+	if size, ok := terminal.GetSize(tty); ok && cfg.Process.Terminal && cfg.Process.ConsoleSize == nil {
+		cfg.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
+	}
+	_, err = conn.Call(control.Request{Op: control.OpExec, Process: cfg.Process}, files...)
+	started(err)
+	if err != nil {
+		return 0, err
+	}
+	go passSignals(conn, signals, tty, cfg.Process.Terminal)
+	var end control.Reply
+	if err := conn.Receive(&end); err != nil {
+		if errors.Is(err, io.EOF) {
+			return 128 + int(unix.SIGKILL), nil // the container ended, and the process with it
+		}
+		return 0, err
+	}
+	return end.Status, end.Err()
+}
+
+// execFiles returns the standard streams for the process, and the terminal whose size is its own.
+func execFiles(cfg proxyConfig) ([]*os.File, *os.File, error) {
+	std := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	if cfg.ConsoleSocket == "" {
+		return std, os.Stdin, nil
+	}
+	slave, err := terminal.Own(cfg.ConsoleSocket)
+	if err != nil {
+		return nil, nil, err
+	}
+	return []*os.File{slave, slave, slave}, slave, nil
+}
+
+func passSignals(conn *control.Conn, signals <-chan os.Signal, tty *os.File, isTerminal bool) {
+	for s := range signals {
+		switch s := s.(unix.Signal); s {
+		case unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE:
+		case unix.SIGHUP:
+			if !isTerminal {
+				_ = conn.Send(control.Request{Op: control.OpSignal, Signal: int(s)})
+			}
+		case unix.SIGWINCH:
+			if size, ok := terminal.GetSize(tty); ok && isTerminal {
+				_ = conn.Send(control.Request{Op: control.OpResize, Rows: size.Rows, Columns: size.Columns})
+			}
+		default:
+			_ = conn.Send(control.Request{Op: control.OpSignal, Signal: int(s)})
+		}
+	}
+}

@@ -1,0 +1,226 @@
+// Package lifecycle carries out govmm-run's commands: it keeps runc's state machine over the store, forks monitors and
+// calls them.
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/cgroup"
+	"github.com/govmm/govmm/runtime/container"
+	"github.com/govmm/govmm/runtime/control"
+)
+
+// The refusals that engines and people know from runc.
+var (
+	ErrNotRunning     = errors.New("container not running")
+	ErrNotPaused      = errors.New("container not paused")
+	ErrAlreadyRunning = errors.New("cannot start an already running container")
+	ErrHasStopped     = errors.New("cannot start a container that has stopped")
+)
+
+// killGrace is how long a guest has to end a container that was sent SIGKILL before the monitor itself is killed.
+const killGrace = 2 * time.Second
+
+// Runtime is what every command needs.
+type Runtime struct {
+	Store  *container.Store
+	Kernel string // in place of the embedded guest kernel; empty for that
+	Debug  bool
+	Log    *slog.Logger
+}
+
+// locked loads a container and holds its lock while f runs.
+func (r *Runtime) locked(id string, f func(*container.Container) error) error {
+	c, err := r.Store.Load(id)
+	if err != nil {
+		return err
+	}
+	if err := c.Lock(); err != nil {
+		return err
+	}
+	defer c.Unlock()
+	if err := c.Reload(); err != nil {
+		return err
+	}
+	return f(c)
+}
+
+func call(c *container.Container, req control.Request) (*control.Reply, error) {
+	conn, err := control.Dial(c.Dir())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Call(req)
+}
+
+// Start lets a created container's process run.
+func (r *Runtime) Start(id string) error {
+	return r.locked(id, func(c *container.Container) error {
+		switch c.Status() {
+		case container.Stopped:
+			return ErrHasStopped
+		case container.Created:
+		default:
+			return ErrAlreadyRunning
+		}
+		// Before the process runs: one that ends at once must not be seen as created.
+		c.State.Started = true
+		if err := c.Save(); err != nil {
+			return err
+		}
+		if _, err := call(c, control.Request{Op: control.OpStart}); err != nil {
+			c.State.Started = false
+			_ = c.Save()
+			return fmt.Errorf("unable to start container process: %w", err)
+		}
+		return nil
+	})
+}
+
+// Kill sends a signal to the container's process, or to all of its processes. SIGKILL always works: a monitor that
+// does not answer in time is killed itself.
+func (r *Runtime) Kill(id string, signal unix.Signal, all bool) error {
+	c, err := r.Store.Load(id)
+	if err != nil {
+		return err
+	}
+	if s := c.Status(); s == container.Stopped || s == container.Creating {
+		return ErrNotRunning
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := call(c, control.Request{Op: control.OpKill, Signal: int(signal), All: all})
+		done <- err
+	}()
+	if signal != unix.SIGKILL {
+		return notRunning(c, <-done)
+	}
+	select {
+	case err = <-done:
+	case <-time.After(killGrace):
+		err = errors.New("the monitor does not answer")
+	}
+	if err == nil && waitStopped(c, killGrace) {
+		return nil
+	}
+	return killMonitor(c)
+}
+
+// notRunning says runc's word when a call failed because the container ended under it.
+func notRunning(c *container.Container, err error) error {
+	if err != nil && c.Status() == container.Stopped {
+		return ErrNotRunning
+	}
+	return err
+}
+
+// killMonitor ends the monitor, and with it the VM, and waits until it is gone.
+func killMonitor(c *container.Container) error {
+	fd, err := unix.PidfdOpen(c.State.PID, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		// The start time is compared after the descriptor is held: it cannot be another process's by now.
+		if c.Status() == container.Stopped {
+			return nil
+		}
+		err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill the monitor: %w", err)
+	}
+	if !waitStopped(c, 10*time.Second) {
+		return fmt.Errorf("monitor %d does not end after SIGKILL", c.State.PID)
+	}
+	return nil
+}
+
+func waitStopped(c *container.Container, limit time.Duration) bool {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if c.Status() == container.Stopped {
+			return true
+		}
+	}
+	return c.Status() == container.Stopped
+}
+
+// Delete removes a container that has stopped, or that was created and never started. With force it kills a running
+// one, and an unknown id is no error.
+func (r *Runtime) Delete(id string, force bool) error {
+	err := r.locked(id, func(c *container.Container) error {
+		s := c.Status()
+		if s != container.Stopped && s != container.Created && s != container.Creating && !force {
+			return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, s)
+		}
+		if s != container.Stopped && c.State.PID != 0 {
+			if err := killMonitor(c); err != nil {
+				return err
+			}
+		}
+		if err := cgroup.Remove(c.State.Cgroup); err != nil {
+			return err
+		}
+		return c.Remove()
+	})
+	if force && errors.Is(err, container.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Pause stops the container's vCPUs.
+func (r *Runtime) Pause(id string) error {
+	return r.setPaused(id, container.Running, control.OpPause, true, ErrNotRunning)
+}
+
+// Resume lets a paused container go on.
+func (r *Runtime) Resume(id string) error {
+	return r.setPaused(id, container.Paused, control.OpResume, false, ErrNotPaused)
+}
+
+func (r *Runtime) setPaused(id string, want container.Status, op control.Op, paused bool, refusal error) error {
+	return r.locked(id, func(c *container.Container) error {
+		s := c.Status()
+		if s == container.Created && paused {
+			s = want // runc pauses a created container too
+		}
+		if s != want {
+			return refusal
+		}
+		if _, err := call(c, control.Request{Op: op}); err != nil {
+			return notRunning(c, err)
+		}
+		c.State.Paused = paused
+		return c.Save()
+	})
+}
+
+// Processes asks the guest for the container's processes, and returns the monitor's pid beside them.
+func (r *Runtime) Processes(id string) ([]control.Process, int, error) {
+	c, err := r.Store.Load(id)
+	if err != nil {
+		return nil, 0, err
+	}
+	if s := c.Status(); s == container.Stopped || s == container.Creating {
+		return nil, 0, ErrNotRunning
+	}
+	reply, err := call(c, control.Request{Op: control.OpPS})
+	if err != nil {
+		return nil, 0, notRunning(c, err)
+	}
+	return reply.Processes, c.State.PID, nil
+}
+
+// State loads one container.
+func (r *Runtime) State(id string) (*container.Container, error) { return r.Store.Load(id) }
+
+// removeQuietly undoes a create that failed; its own error matters more.
+func removeQuietly(c *container.Container) {
+	_ = cgroup.Remove(c.State.Cgroup)
+	_ = c.Remove()
+}

@@ -1,0 +1,27 @@
+// Package monitor is the one host process of a container: it holds the VM, serves its devices, speaks with PID 1 in
+// the guest and with govmm-run's calls, and ends with the container's status.
+package monitor
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Argv0 is the name that the monitor is started by, in place of the program's path.
+const Argv0 = "govmm-monitor"
+
+// The descriptors that the monitor is started with, after its standard ones.
+const (
+	SyncFD   = 3 // a control connection to the create that forks it
+	ListenFD = 4 // the bound control socket
+)
+
+// Config is the first message on the sync connection. The spec is checked already and its paths are absolute.
+type Config struct {
+	ID            string      `json:"id"`
+	Spec          *specs.Spec `json:"spec"`
+	Kernel        string      `json:"kernel,omitempty"`        // in place of the embedded one
+	ConsoleSocket string      `json:"consoleSocket,omitempty"` // where the terminal's master goes
+	Debug         bool        `json:"debug,omitempty"`
+	// Phases asks for the times of the start's phases in the reply to ready.
+	Phases bool `json:"phases,omitempty"`
+}

@@ -1,0 +1,51 @@
+package oci
+
+import (
+	"sort"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+)
+
+// Annotations of our own, for what the runtime-spec has no field for.
+const (
+	AnnotationMemory = "io.govmm.memory" // guest RAM in bytes, or with a suffix K, M or G
+	AnnotationCPUs   = "io.govmm.cpus"   // number of virtual CPUs
+)
+
+// Features describes this runtime (runtime-spec, features.md).
+func Features() *features.Features {
+	no, yes := false, true
+	return &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks:         []string{},
+		MountOptions:  mountOptions(),
+		Linux: &features.Linux{
+			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "uts"},
+			Cgroup:          &features.Cgroup{V1: &no, V2: &yes, Systemd: &no, SystemdUser: &no},
+			Seccomp:         &features.Seccomp{Enabled: &no},
+			Apparmor:        &features.Apparmor{Enabled: &no},
+			Selinux:         &features.Selinux{Enabled: &no},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			NetDevices:      &features.NetDevices{Enabled: &no},
+		},
+		PotentiallyUnsafeConfigAnnotations: []string{"io.govmm."},
+	}
+}
+
+func mountOptions() []string {
+	out := []string{"bind", "rbind", "tmpcopyup"}
+	for o := range mountFlags {
+		out = append(out, o)
+	}
+	for o := range recursiveFlags {
+		out = append(out, o)
+	}
+	for o := range propagations {
+		out = append(out, o)
+	}
+	sort.Strings(out)
+	return out
+}

@@ -1,0 +1,106 @@
+// Package vmm runs virtual machines: it wires KVM, guest memory, the boot loader and the devices, owns the vCPU threads
+// and the order of shutting down. It parses nothing that a guest wrote.
+//
+//	kernel, _ := vmm.OpenImage("vmlinux")
+//	initrd, _ := vmm.OpenImage("initrd.cpio")
+//	vm, err := vmm.New(vmm.Config{Kernel: kernel, Initrd: initrd, Cmdline: "console=ttyS0", Serial: os.Stdout})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	defer vm.Close()
+//	err = vm.Run(context.Background())
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/govmm/govmm/boot"
+	"github.com/govmm/govmm/virtio"
+)
+
+// Image is a kernel or an initramfs.
+type Image struct {
+	io.ReaderAt
+	Size int64 // in bytes
+}
+
+// OpenImage opens a file as an image. It stays open as long as the process.
+func OpenImage(path string) (*Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	return &Image{f, st.Size()}, nil
+}
+
+// Config describes a VM. The zero value of a field means what its comment says; Kernel is required.
+type Config struct {
+	CPUs    int    // default 1
+	Memory  uint64 // RAM in bytes, a multiple of 4 KiB; default 256 MiB
+	Kernel  *Image
+	Initrd  *Image // none by default
+	Cmdline string // of the kernel; the virtio-mmio devices are added where Firmware is MPTable
+	// Protocol is how the kernel is entered; by default what the image offers.
+	Protocol boot.Protocol
+	// Firmware is what tells the kernel of CPUs and devices: an MP table by default, ACPI for distributions' kernels.
+	Firmware boot.Firmware
+	// Serial receives the output of COM1; nil leaves the port out.
+	Serial io.Writer
+	// Devices are the virtio devices, in the order of their slots. At most MaxDevices.
+	Devices []virtio.Device
+	// KVMPath is the KVM device, /dev/kvm by default.
+	KVMPath string
+	Logger  *slog.Logger
+	// Phase is called on the vCPU's thread for every byte that the guest writes to the boot-phase port.
+	Phase func(phase byte)
+	// TraceExits counts exits by reason, port and address; see VM.Exits.
+	TraceExits bool
+}
+
+const (
+	defaultMemory = 256 << 20
+	minMemory     = 8 << 20
+	maxCPUs       = 254 // xAPIC ids
+)
+
+// MaxDevices is the number of virtio slots: as many as the IOAPIC has pins left.
+const MaxDevices = boot.MaxDevices
+
+func (c *Config) complete() error {
+	if c.CPUs == 0 {
+		c.CPUs = 1
+	}
+	if c.Memory == 0 {
+		c.Memory = defaultMemory
+	}
+	if c.KVMPath == "" {
+		c.KVMPath = "/dev/kvm"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Kernel == nil:
+		return errors.New("vmm: no kernel")
+	case c.CPUs < 1 || c.CPUs > maxCPUs:
+		return fmt.Errorf("vmm: %d CPUs: between 1 and %d are possible", c.CPUs, maxCPUs)
+	case c.Memory < minMemory || c.Memory%4096 != 0:
+		return fmt.Errorf("vmm: memory of %d bytes: at least %d MiB in whole pages are needed", c.Memory, minMemory>>20)
+	case len(c.Devices) > MaxDevices:
+		return fmt.Errorf("vmm: %d devices: at most %d are possible", len(c.Devices), MaxDevices)
+	}
+	return nil
+}

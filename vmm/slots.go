@@ -1,0 +1,185 @@
+package vmm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/boot"
+	"github.com/govmm/govmm/devices"
+	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/kvm"
+	"github.com/govmm/govmm/virtio"
+	"github.com/govmm/govmm/virtio/eventkick"
+)
+
+// slot is one virtio-mmio device with its interrupt and its queues' notifications.
+type slot struct {
+	base  guestmem.Addr
+	gsi   uint32
+	mmio  *virtio.MMIO
+	irq   *os.File // eventfd that raises gsi
+	kicks []*eventkick.Kick
+	// events are the registered ioeventfds, by queue.
+	events []kvm.IOEvent
+
+	cancel context.CancelFunc
+	group  sync.WaitGroup
+}
+
+func (v *VM) mmioDevices() []boot.MMIODevice {
+	var out []boot.MMIODevice
+	for _, s := range v.slots {
+		out = append(out, boot.MMIODevice{Base: s.base, Size: boot.MMIOSlotSize, GSI: s.gsi})
+	}
+	return out
+}
+
+func (v *VM) setUpDevices() error {
+	if err := v.setUpLegacy(); err != nil {
+		return err
+	}
+	for i, d := range v.cfg.Devices {
+		s, err := v.newSlot(i, d)
+		if s != nil {
+			v.slots = append(v.slots, s)
+		}
+		if err != nil {
+			return fmt.Errorf("virtio device %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// setUpLegacy wires the port devices: COM1 if it is wanted, the reset line of the keyboard controller, the phase port.
+func (v *VM) setUpLegacy() error {
+	if v.cfg.Serial != nil {
+		irq, err := v.irqLine(boot.COM1GSI)
+		if err != nil {
+			return err
+		}
+		v.serial = devices.NewSerial(v.cfg.Serial, irq)
+		if err := v.ports.Add(boot.COM1Port, devices.SerialSize, v.serial); err != nil {
+			return err
+		}
+	}
+	reset := devices.NewI8042(func() { v.end(ErrReset) })
+	if err := v.ports.Add(boot.I8042Port, devices.I8042Size, reset); err != nil {
+		return err
+	}
+	if v.cfg.Phase != nil {
+		return v.ports.Add(boot.PhasePort, devices.PhaseSize, devices.NewPhase(v.cfg.Phase))
+	}
+	return nil
+}
+
+// irqLine returns a function that sets the level of a GSI.
+func (v *VM) irqLine(gsi uint32) (func(bool), error) {
+	return func(level bool) { _ = v.vm.IRQLine(gsi, level) }, nil
+}
+
+// Input gives bytes to COM1 as if they were typed; it returns how many found room.
+func (v *VM) Input(p []byte) int {
+	if v.serial == nil {
+		return len(p)
+	}
+	return v.serial.Feed(p)
+}
+
+func newEventFD() (*os.File, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	return os.NewFile(uintptr(fd), "eventfd"), nil
+}
+
+func (v *VM) newSlot(i int, d virtio.Device) (*slot, error) {
+	s := &slot{base: boot.MMIOBase + guestmem.Addr(i)*boot.MMIOSlotSize, gsi: boot.FirstGSI + uint32(i)}
+	var err error
+	if s.irq, err = newEventFD(); err != nil {
+		return nil, err
+	}
+	if err := v.vm.IRQFD(int(s.irq.Fd()), s.gsi); err != nil {
+		return s, err
+	}
+	one := []byte{1, 0, 0, 0, 0, 0, 0, 0}
+	s.mmio = virtio.NewMMIO(d, v.mem, virtio.MMIOConfig{
+		Name:      fmt.Sprintf("virtio%d", i),
+		Interrupt: func() { _, _ = s.irq.Write(one) },
+		Logger:    v.cfg.Logger,
+	})
+	if err := v.mmio.Add(uint64(s.base), boot.MMIOSlotSize, mmioHandler{s.mmio}); err != nil {
+		return s, err
+	}
+	return s, s.addKicks(v.vm, len(d.Queues()))
+}
+
+// addKicks lets KVM turn a queue's notification into a wake-up of its worker, without an exit.
+func (s *slot) addKicks(vm *kvm.VM, queues int) error {
+	for q := range queues {
+		k, err := eventkick.New()
+		if err != nil {
+			return err
+		}
+		s.kicks = append(s.kicks, k)
+		e := kvm.IOEvent{Addr: uint64(s.base) + virtio.RegQueueNotify, Len: 4, Match: true, Data: uint64(q)}
+		var regErr error
+		if err := k.Control(func(fd int) { regErr = vm.IOEventFD(fd, e) }); err != nil {
+			return err
+		}
+		if regErr != nil {
+			return regErr
+		}
+		s.events = append(s.events, e)
+	}
+	return nil
+}
+
+func (v *VM) startDevices() {
+	for _, s := range v.slots {
+		ctx, cancel := context.WithCancel(context.Background())
+		s.cancel = cancel
+		for i, k := range s.kicks {
+			s.group.Go(func() {
+				if err := s.mmio.ServeQueue(ctx, i, k); err != nil && ctx.Err() == nil {
+					v.end(fmt.Errorf("virtio device at %#x, queue %d: %w", uint64(s.base), i, err))
+				}
+			})
+		}
+	}
+}
+
+func (v *VM) stopDevices() {
+	for _, s := range v.slots {
+		if s.cancel != nil {
+			s.cancel()
+		}
+	}
+	for _, s := range v.slots {
+		for _, k := range s.kicks {
+			k.Poke()
+		}
+		s.group.Wait()
+	}
+}
+
+// close takes the eventfds out of KVM and closes them.
+func (s *slot) close(vm *kvm.VM) {
+	for i, e := range s.events {
+		_ = s.kicks[i].Control(func(fd int) { _ = vm.RemoveIOEventFD(fd, e) })
+	}
+	for _, k := range s.kicks {
+		_ = k.Close()
+	}
+	if s.irq != nil {
+		_ = vm.RemoveIRQFD(int(s.irq.Fd()), s.gsi)
+		_ = s.irq.Close()
+	}
+}
+
+// mmioHandler fits virtio's transport to the bus.
+type mmioHandler struct{ *virtio.MMIO }

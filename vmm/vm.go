@@ -1,0 +1,213 @@
+package vmm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/govmm/govmm/boot"
+	"github.com/govmm/govmm/devices"
+	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/kvm"
+)
+
+// ErrReset is Run's result when the guest asked for a reset: how a guest that has no power switch ends.
+var ErrReset = errors.New("the guest reset the machine")
+
+// errStopped ends vCPUs and workers when the VM is closed.
+var errStopped = errors.New("the VM was stopped")
+
+// haltPoll is how long a halting vCPU looks for work before its thread sleeps, in nanoseconds: long enough for the
+// answer of a device of ours, short enough that an idle VM does not show on the host.
+const haltPoll = 50_000
+
+// VM is one virtual machine. New builds it, Run lets it run once, Close ends it.
+type VM struct {
+	cfg    Config
+	sys    *kvm.System
+	vm     *kvm.VM
+	mem    *guestmem.Memory
+	ports  *devices.Bus
+	mmio   *devices.Bus
+	serial *devices.Serial
+	slots  []*slot
+	cpus   []*vcpu
+	exits  *exitCounts
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	group  sync.WaitGroup
+	close  sync.Once
+	pause  sync.Mutex
+}
+
+// New makes the VM and loads its kernel; nothing runs yet.
+func New(cfg Config) (*VM, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	v := &VM{cfg: cfg, ports: devices.NewBus(), mmio: devices.NewBus()}
+	if cfg.TraceExits {
+		v.exits = newExitCounts()
+	}
+	v.ctx, v.cancel = context.WithCancelCause(context.Background())
+	if err := v.build(); err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *VM) build() error {
+	var err error
+	if v.sys, err = openKVM(v.cfg.KVMPath); err != nil {
+		return err
+	}
+	if v.vm, err = v.sys.CreateVM(); err != nil {
+		return err
+	}
+	for _, step := range []func() error{v.setUpChips, v.setUpMemory, v.setUpDevices, v.setUpCPUs, v.load} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setUpChips makes the in-kernel interrupt controllers. There is no PIT: the TSC deadline timer and kvm-clock do its work.
+func (v *VM) setUpChips() error {
+	// Intel needs these two pages below 4 GiB for its real-mode emulation; AMD ignores them.
+	if err := v.vm.SetIdentityMapAddr(boot.IdentityMapAddr); err != nil {
+		return err
+	}
+	if err := v.vm.SetTSSAddr(boot.TSSAddr); err != nil {
+		return err
+	}
+	if err := v.vm.CreateIRQChip(); err != nil {
+		return err
+	}
+	if n, err := v.vm.CheckExtension(kvm.CapHaltPoll); err == nil && n > 0 {
+		return v.vm.EnableCap(kvm.CapHaltPoll, haltPoll)
+	}
+	return nil
+}
+
+func (v *VM) setUpMemory() error {
+	var err error
+	if v.mem, err = guestmem.Map(boot.Layout(v.cfg.Memory)); err != nil {
+		return err
+	}
+	for i, r := range v.mem.Regions() {
+		if err := v.vm.SetUserMemoryRegion(uint32(i), 0, uint64(r.Base), v.mem.Host(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load puts the kernel into memory and the first vCPU at its entry.
+func (v *VM) load() error {
+	seed := make([]byte, 64)
+	if _, err := rand.Read(seed); err != nil {
+		return err
+	}
+	cfg := boot.Config{
+		Kernel: v.cfg.Kernel, KernelSize: v.cfg.Kernel.Size,
+		Cmdline:  v.cfg.Cmdline,
+		CPUs:     v.cfg.CPUs,
+		Devices:  v.mmioDevices(),
+		RNGSeed:  seed,
+		Firmware: v.cfg.Firmware,
+		Protocol: v.cfg.Protocol,
+	}
+	if v.cfg.Initrd != nil {
+		cfg.Initrd, cfg.InitrdSize = v.cfg.Initrd, v.cfg.Initrd.Size
+	}
+	if v.cfg.Firmware == boot.MPTable && len(cfg.Devices) > 0 {
+		cfg.Cmdline = joinCmdline(cfg.Cmdline, boot.MMIOCmdline(cfg.Devices))
+	}
+	entry, err := boot.Load(v.mem, cfg)
+	if err != nil {
+		return err
+	}
+	return v.cpus[0].enter(entry)
+}
+
+func joinCmdline(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + " " + b
+}
+
+// Memory returns the guest's RAM size in bytes.
+func (v *VM) Memory() uint64 { return v.mem.Size() }
+
+// Run lets the VM run until the guest resets (ErrReset), ctx is done, Close is called, or something fails. It may be
+// called once.
+func (v *VM) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { v.cancel(context.Cause(ctx)) })
+	defer stop()
+	v.startDevices()
+	for _, c := range v.cpus {
+		v.group.Go(c.loop)
+	}
+	<-v.ctx.Done()
+	v.join()
+	return context.Cause(v.ctx)
+}
+
+// end makes Run return err, unless something ended it before.
+func (v *VM) end(err error) { v.cancel(err) }
+
+// join kicks the vCPUs out of the guest and waits for every thread and worker.
+func (v *VM) join() {
+	for _, c := range v.cpus {
+		c.request(stopRequest)
+	}
+	v.stopDevices()
+	v.group.Wait()
+}
+
+// Close ends the VM and releases all it holds, in the order that leaves no user of anything: vCPUs, queue workers,
+// eventfds, KVM's descriptors, then the memory. It may be called at any time, more than once, from any goroutine.
+func (v *VM) Close() {
+	v.close.Do(func() {
+		v.cancel(errStopped)
+		v.join()
+		for _, s := range v.slots {
+			s.close(v.vm)
+		}
+		for _, c := range v.cpus {
+			_ = c.kvm.Close()
+		}
+		if v.vm != nil {
+			_ = v.vm.Close()
+		}
+		if v.sys != nil {
+			_ = v.sys.Close()
+		}
+		if v.mem != nil {
+			_ = v.mem.Close()
+		}
+	})
+}
+
+// openKVM opens the KVM device and says what to do when it cannot be used.
+func openKVM(path string) (*kvm.System, error) {
+	sys, err := kvm.OpenPath(path)
+	if err != nil {
+		return nil, explainOpen(path, err)
+	}
+	n, err := sys.APIVersion()
+	if err == nil && n != kvm.APIVersion {
+		err = fmt.Errorf("%s: KVM API version %d, need %d", path, n, kvm.APIVersion)
+	}
+	if err != nil {
+		sys.Close()
+		return nil, err
+	}
+	return sys, nil
+}
