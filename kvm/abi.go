@@ -103,7 +103,7 @@ const (
 	MPStateSIPIReceived  MPState = 4
 )
 
-// Translation is struct kvm_translation, KVM API 4.14.
+// Translation is struct kvm_translation, KVM API 4.15.
 type Translation struct {
 	LinearAddress   uint64
 	PhysicalAddress uint64

@@ -208,7 +208,7 @@ type XCR struct {
 	Value uint64
 }
 
-// XCRs is struct kvm_xcrs, KVM API 4.45.
+// XCRs is struct kvm_xcrs, KVM API 4.44.
 type XCRs struct {
 	NrXCRs uint32
 	Flags  uint32

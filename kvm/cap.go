@@ -108,7 +108,7 @@ const (
 	X2APICDisableBroadcastQuirk = 1 << 1
 )
 
-// Arguments of CapManualDirtyLogProtect2, KVM API 7.17.
+// Arguments of CapManualDirtyLogProtect2, KVM API 7.18.
 const (
 	DirtyLogManualProtectEnable = 1 << 0
 	DirtyLogInitiallySet        = 1 << 1

@@ -1,9 +1,6 @@
 package kvm
 
-import (
-	"fmt"
-	"strconv"
-)
+import "fmt"
 
 // ExitReason says why Run returned; it is kvm_run's exit_reason, KVM API 5.
 type ExitReason uint32
@@ -34,24 +31,6 @@ const (
 	ExitNotify        ExitReason = 37
 	ExitMemoryFault   ExitReason = 39
 )
-
-var exitNames = map[ExitReason]string{
-	ExitUnknown: "KVM_EXIT_UNKNOWN", ExitException: "KVM_EXIT_EXCEPTION", ExitIO: "KVM_EXIT_IO",
-	ExitHypercall: "KVM_EXIT_HYPERCALL", ExitDebug: "KVM_EXIT_DEBUG", ExitHLT: "KVM_EXIT_HLT",
-	ExitMMIO: "KVM_EXIT_MMIO", ExitIRQWindowOpen: "KVM_EXIT_IRQ_WINDOW_OPEN", ExitShutdown: "KVM_EXIT_SHUTDOWN",
-	ExitFailEntry: "KVM_EXIT_FAIL_ENTRY", ExitIntr: "KVM_EXIT_INTR", ExitSetTPR: "KVM_EXIT_SET_TPR",
-	ExitTPRAccess: "KVM_EXIT_TPR_ACCESS", ExitNMI: "KVM_EXIT_NMI", ExitInternalError: "KVM_EXIT_INTERNAL_ERROR",
-	ExitSystemEvent: "KVM_EXIT_SYSTEM_EVENT", ExitIOAPICEOI: "KVM_EXIT_IOAPIC_EOI", ExitRDMSR: "KVM_EXIT_X86_RDMSR",
-	ExitWRMSR: "KVM_EXIT_X86_WRMSR", ExitDirtyRingFull: "KVM_EXIT_DIRTY_RING_FULL",
-	ExitBusLock: "KVM_EXIT_X86_BUS_LOCK", ExitNotify: "KVM_EXIT_NOTIFY", ExitMemoryFault: "KVM_EXIT_MEMORY_FAULT",
-}
-
-func (r ExitReason) String() string {
-	if s, ok := exitNames[r]; ok {
-		return s
-	}
-	return "KVM exit reason " + strconv.FormatUint(uint64(r), 10)
-}
 
 // IO is an ExitIO: an in or out instruction, or Count of them with a rep prefix.
 type IO struct {

@@ -98,7 +98,7 @@ func (vm *VM) RemoveIOEventFD(eventfd int, e IOEvent) error {
 	return set(vm.fd, "KVM_IOEVENTFD", kvmIOEventFD, &arg)
 }
 
-// SignalMSI is KVM_SIGNAL_MSI, KVM API 4.70: it delivers a message-signalled interrupt at once, and reports whether the
+// SignalMSI is KVM_SIGNAL_MSI, KVM API 4.71: it delivers a message-signalled interrupt at once, and reports whether the
 // guest took it (false: it was blocked or coalesced).
 func (vm *VM) SignalMSI(address uint64, data uint32) (bool, error) {
 	arg := msi{AddressLo: uint32(address), AddressHi: uint32(address >> 32), Data: data}

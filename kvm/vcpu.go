@@ -81,7 +81,7 @@ func (v *VCPU) SetGuestDebug(d *GuestDebug) error {
 	return set(v.fd, "KVM_SET_GUEST_DEBUG", kvmSetGuestDebug, d)
 }
 
-// Translate is KVM_TRANSLATE, KVM API 4.14: where the vCPU's page tables map a linear address.
+// Translate is KVM_TRANSLATE, KVM API 4.15: where the vCPU's page tables map a linear address.
 func (v *VCPU) Translate(linear uint64) (Translation, error) {
 	arg := Translation{LinearAddress: linear}
 	err := set(v.fd, "KVM_TRANSLATE", kvmTranslate, &arg)

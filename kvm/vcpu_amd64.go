@@ -35,7 +35,7 @@ func (v *VCPU) SetFPU(f *FPU) error { return set(v.fd, "KVM_SET_FPU", kvmSetFPU,
 const XsaveSize = 4096
 
 // Xsave is KVM_GET_XSAVE2, KVM API 4.134, with the size that VM.CheckExtension(CapXsave2) gives, in bytes; or
-// KVM_GET_XSAVE, KVM API 4.43, where that is 0. The layout is that of CPUID leaf 0xd.
+// KVM_GET_XSAVE, KVM API 4.42, where that is 0. The layout is that of CPUID leaf 0xd.
 func (v *VCPU) Xsave(size int) ([]byte, error) {
 	b := make([]byte, max(size, XsaveSize))
 	name, request := "KVM_GET_XSAVE2", uintptr(kvmGetXsave2)
@@ -46,7 +46,7 @@ func (v *VCPU) Xsave(size int) ([]byte, error) {
 	return b, err
 }
 
-// SetXsave is KVM_SET_XSAVE, KVM API 4.44, with what Xsave gave.
+// SetXsave is KVM_SET_XSAVE, KVM API 4.43, with what Xsave gave.
 func (v *VCPU) SetXsave(b []byte) error {
 	if len(b) < XsaveSize {
 		return os.NewSyscallError("KVM_SET_XSAVE", unix.EINVAL)
@@ -54,10 +54,10 @@ func (v *VCPU) SetXsave(b []byte) error {
 	return set(v.fd, "KVM_SET_XSAVE", kvmSetXsave, &b[0])
 }
 
-// XCRs is KVM_GET_XCRS, KVM API 4.45.
+// XCRs is KVM_GET_XCRS, KVM API 4.44.
 func (v *VCPU) XCRs() (XCRs, error) { return get[XCRs](v.fd, "KVM_GET_XCRS", kvmGetXCRs) }
 
-// SetXCRs is KVM_SET_XCRS, KVM API 4.46.
+// SetXCRs is KVM_SET_XCRS, KVM API 4.45.
 func (v *VCPU) SetXCRs(x *XCRs) error { return set(v.fd, "KVM_SET_XCRS", kvmSetXCRs, x) }
 
 // LAPIC is KVM_GET_LAPIC, KVM API 4.57.
@@ -95,12 +95,12 @@ func (e *MSRError) Error() string {
 	return fmt.Sprintf("KVM_SET_MSRS: MSR %#x refuses the value %#x", e.Index, e.Data)
 }
 
-// CPUID2 is KVM_GET_CPUID2, KVM API 4.21.
+// CPUID2 is KVM_GET_CPUID2, with the entries of KVM API 4.46.
 func (v *VCPU) CPUID2() ([]CPUIDEntry, error) {
 	return cpuidTable(v.fd, "KVM_GET_CPUID2", kvmGetCPUID2)
 }
 
-// SetCPUID2 is KVM_SET_CPUID2, KVM API 4.20. Before the vCPU first runs.
+// SetCPUID2 is KVM_SET_CPUID2, with the entries of KVM API 4.46. Before the vCPU first runs.
 func (v *VCPU) SetCPUID2(leaves []CPUIDEntry) error {
 	buf, entries := table[CPUIDEntry](len(leaves))
 	copy(entries, leaves)
@@ -147,7 +147,7 @@ func (v *VCPU) SetTSCKHz(khz int) error {
 // TSCKHz is KVM_GET_TSC_KHZ on a vCPU, KVM API 4.56.
 func (v *VCPU) TSCKHz() (int, error) { return v.fd.ioctl("KVM_GET_TSC_KHZ", kvmGetTSCKHz, 0) }
 
-// KVMClockCtrl is KVM_KVMCLOCK_CTRL, KVM API 4.69: it tells a guest that uses kvm-clock that it was paused, so that its
+// KVMClockCtrl is KVM_KVMCLOCK_CTRL, KVM API 4.70: it tells a guest that uses kvm-clock that it was paused, so that its
 // watchdogs keep quiet. It is EINVAL when the guest does not use kvm-clock.
 func (v *VCPU) KVMClockCtrl() error {
 	_, err := v.fd.ioctl("KVM_KVMCLOCK_CTRL", kvmKVMClockCtrl, 0)

@@ -5,14 +5,14 @@ import (
 	"encoding/binary"
 )
 
-// SetTSSAddr is KVM_SET_TSS_ADDR, KVM API 4.24: the guest-physical address of three pages below 4 GiB, outside every
+// SetTSSAddr is KVM_SET_TSS_ADDR, KVM API 4.36: the guest-physical address of three pages below 4 GiB, outside every
 // slot, that Intel hosts without unrestricted guest mode need. Before the first vCPU runs.
 func (vm *VM) SetTSSAddr(gpa uint32) error {
 	_, err := vm.fd.ioctl("KVM_SET_TSS_ADDR", kvmSetTSSAddr, uintptr(gpa))
 	return err
 }
 
-// SetIdentityMapAddr is KVM_SET_IDENTITY_MAP_ADDR, KVM API 4.42: one more such page. Before the first vCPU is made.
+// SetIdentityMapAddr is KVM_SET_IDENTITY_MAP_ADDR, KVM API 4.40: one more such page. Before the first vCPU is made.
 func (vm *VM) SetIdentityMapAddr(gpa uint64) error {
 	return set(vm.fd, "KVM_SET_IDENTITY_MAP_ADDR", kvmSetIdentityMapAddr, &gpa)
 }
