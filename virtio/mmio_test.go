@@ -24,7 +24,6 @@ type echo struct {
 	transport virtio.Transport
 	active    []*virtio.Queue
 	features  uint64
-	resets    int
 	hold      chan struct{} // when set, Serve blocks on it after its first Pop, until cancelled
 	entered   chan struct{}
 	deaf      bool // Serve cannot be cancelled
@@ -58,7 +57,11 @@ func (e *echo) Activate(features uint64, queues []*virtio.Queue) {
 	e.features, e.active = features, queues
 }
 
-func (e *echo) Reset() { e.resets++ }
+func (e *echo) Reset() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.config = []byte{1, 2, 3, 4, 5, 6, 7, 8, 9}
+}
 
 func (e *echo) Serve(ctx context.Context, i int, q *virtio.Queue) error {
 	for {
@@ -560,4 +563,8 @@ func FuzzState(f *testing.F) {
 			t.Errorf("echo %q", r.Bytes())
 		}
 	})
+}
+
+func FuzzEcho(f *testing.F) {
+	virtiotest.FuzzDevice(f, func(testing.TB) virtio.Device { return newEcho() }, virtiotest.FuzzOptions{})
 }

@@ -27,7 +27,7 @@ type Options struct {
 	QueueSize uint16
 	// RAM is the size of guest memory in bytes; 0 means 4 MiB.
 	RAM int
-	// Manual leaves the queues without goroutines: they are served inside Kick, one call of the device's Serve each.
+	// Manual leaves the queues without goroutines: Kick serves the queue, then every other one, once each.
 	Manual bool
 	// Direct makes chains of the queue's own descriptors even when indirect tables were negotiated.
 	Direct bool

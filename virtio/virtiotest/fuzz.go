@@ -1,0 +1,509 @@
+package virtiotest
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/virtio"
+)
+
+// FuzzOptions adjusts FuzzDevice to a device.
+type FuzzOptions struct {
+	// Requests are device-readable parts of good requests, for the seeds.
+	Requests [][]byte
+	// Host lets the host side act on dev as p says: input arrives, a connection is closed. May be nil.
+	Host func(dev virtio.Device, p []byte)
+	// Settle returns when dev does not touch guest memory on its own account any more. nil when it never does.
+	Settle func(dev virtio.Device)
+}
+
+const (
+	fuzzRAM       = 64 << 10
+	fuzzQueueSize = 8
+	fuzzBuffers   = fuzzRAM / 2 // where the buffers of good chains begin
+	fuzzMaxOps    = 256
+	// fuzzTimeout bounds one call of Serve: far more than any takes, and less than the fuzzing engine's patience.
+	fuzzTimeout = 8 * time.Second
+)
+
+// FuzzDevice fuzzes a device with sequences of a driver's operations, good and hostile: register and configuration
+// accesses, set-up, chains, notifications, resets, snapshots. It checks that nothing panics or runs on for ever, that
+// no byte changes outside the used rings and device-writable buffers, that no more chains come back than were made
+// available, and that a reset returns to the initial state, from which the device can be set up again.
+func FuzzDevice(f *testing.F, newDevice func(t testing.TB) virtio.Device, opts FuzzOptions) {
+	for _, seed := range fuzzSeeds(opts.Requests) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		z := newFuzzer(t, newDevice, opts)
+		z.in = data
+		for n := 0; len(z.in) > 0 && n < fuzzMaxOps; n++ {
+			z.step()
+		}
+		z.reset()
+		z.setUp(0)
+		if got := z.d.Status(); got&virtio.StatusDriverOK == 0 || got&virtio.StatusNeedsReset != 0 {
+			t.Errorf("status %#x when set up again after a reset", got)
+		}
+	})
+}
+
+// Operations; each is one byte of input followed by its arguments. The values are part of the corpus' format.
+const (
+	opSetUp = iota
+	opGoodChain
+	opRawDescriptor
+	opPublish
+	opAvailIdx
+	opKick
+	opWriteRegister
+	opReadRegister
+	opWriteConfig
+	opPoke
+	opReset
+	opSnapshot
+	opHost
+	opCount
+)
+
+func fuzzSeeds(requests [][]byte) [][]byte {
+	chain := func(queue byte, request []byte, room byte) []byte {
+		// One readable buffer of the request, one writable of 16 times room, one of a byte.
+		seed := []byte{opGoodChain, queue, 0b1001, byte(len(request))}
+		return append(append(seed, request...), room, 0)
+	}
+	seeds := [][]byte{
+		{opSetUp, 0},
+		{opSetUp, 1, opReset, opSetUp, 2, opSnapshot},
+		{opSetUp, 0, opRawDescriptor, 0, 0, 1, 0, 0, 0, 16, 1, 0, 0, opPublish, 0, 0, opKick, 0},
+		{opSetUp, 0, opAvailIdx, 0, 200, opKick, 0},
+	}
+	for q := range byte(3) {
+		for _, r := range append(requests, []byte{}) {
+			s := append([]byte{opSetUp, q}, chain(q, r, 32)...)
+			s = append(s, opKick, q, opHost, 4, 'a', 'b', 'c', 'd', opKick, q, opSnapshot)
+			seeds = append(seeds, append(s, append(chain(q, r, 255), opKick, q)...))
+		}
+	}
+	return seeds
+}
+
+type fuzzer struct {
+	t    *testing.T
+	d    *Driver
+	dev  virtio.Device
+	make func(t testing.TB) virtio.Device
+	opts FuzzOptions
+	in   []byte
+
+	initial []byte
+	hosted  bool
+	sel     uint32
+	queues  []fuzzQueue
+	bump    int
+}
+
+// fuzzQueue is the harness's own idea of a queue: it sees every register write.
+type fuzzQueue struct {
+	virtio.QueueConfig
+	avail uint16
+	desc  uint16
+}
+
+func newFuzzer(t *testing.T, newDevice func(t testing.TB) virtio.Device, opts FuzzOptions) *fuzzer {
+	z := &fuzzer{t: t, make: newDevice, opts: opts, dev: newDevice(t)}
+	z.d = New(t, z.dev, Options{Manual: true, Uninitialised: true, RAM: fuzzRAM})
+	z.queues = make([]fuzzQueue, z.d.MMIO.Queues())
+	z.initial = z.state()
+	return z
+}
+
+func (z *fuzzer) state() []byte {
+	p, err := z.d.MMIO.MarshalBinary()
+	if err != nil {
+		z.t.Fatalf("state: %v", err)
+	}
+	return p
+}
+
+func (z *fuzzer) byte() byte {
+	if len(z.in) == 0 {
+		return 0
+	}
+	b := z.in[0]
+	z.in = z.in[1:]
+	return b
+}
+
+func (z *fuzzer) bytes(n int) []byte {
+	p := make([]byte, n)
+	z.in = z.in[copy(p, z.in):]
+	return p
+}
+
+func (z *fuzzer) word() uint32 { return binary.LittleEndian.Uint32(z.bytes(4)) }
+
+func (z *fuzzer) queue() (int, *fuzzQueue) {
+	if len(z.queues) == 0 {
+		return 0, &fuzzQueue{QueueConfig: virtio.QueueConfig{Size: 1}}
+	}
+	i := int(z.byte()) % len(z.queues)
+	return i, &z.queues[i]
+}
+
+func (z *fuzzer) step() {
+	switch z.byte() % opCount {
+	case opSetUp:
+		z.reset()
+		z.setUp(z.byte())
+	case opGoodChain:
+		_, q := z.queue()
+		z.goodChain(q)
+	case opRawDescriptor:
+		_, q := z.queue()
+		z.rawDescriptor(q)
+	case opPublish:
+		_, q := z.queue()
+		z.publish(q, uint16(z.byte())|uint16(z.byte()&1)<<15)
+	case opAvailIdx:
+		_, q := z.queue()
+		q.avail += uint16(z.byte())
+		z.put16(uint64(q.AvailRing)+2, q.avail)
+	case opKick:
+		i, _ := z.queue()
+		z.kick(i)
+	case opWriteRegister:
+		z.writeRegister()
+	case opReadRegister:
+		off, n := uint64(z.byte())|uint64(z.byte()&3)<<8, int(z.byte()%17)
+		z.d.MMIO.ReadMMIO(off, make([]byte, n))
+	case opWriteConfig:
+		off := uint64(z.byte())
+		z.d.MMIO.WriteMMIO(virtio.RegConfig+off, z.bytes(1<<(z.byte()%4)))
+	case opPoke:
+		at := int(z.word() % fuzzRAM)
+		copy(z.d.RAM[at:], z.bytes(int(z.byte()%32)))
+	case opReset:
+		z.reset()
+	case opSnapshot:
+		z.snapshot()
+	case opHost:
+		if p := z.bytes(int(z.byte() % 64)); z.opts.Host != nil {
+			z.hosted = true
+			z.opts.Host(z.dev, p)
+		}
+	}
+}
+
+// setUp brings the device to DRIVER_OK with queues of 8 in a fixed place; mode chooses the features.
+func (z *fuzzer) setUp(mode byte) {
+	without := uint64(mode&1) * virtio.FeatureEventIdx
+	without |= uint64(mode>>1&1) * virtio.FeatureIndirectDesc
+	if mode&4 != 0 {
+		without = ^virtio.FeatureVersion1 // nothing optional
+	}
+	z.d.Write32(virtio.RegStatus, virtio.StatusAcknowledge)
+	z.d.Write32(virtio.RegStatus, virtio.StatusAcknowledge|virtio.StatusDriver)
+	z.d.Negotiate(z.d.Offered() &^ without)
+	z.bump = fuzzBuffers
+	for i := range z.queues {
+		q := &z.queues[i]
+		base := RAMBase + guestmem.Addr(0x200*i)
+		*q = fuzzQueue{QueueConfig: virtio.QueueConfig{
+			Size: fuzzQueueSize, DescTable: base, AvailRing: base + 0x80, UsedRing: base + 0x100,
+		}}
+		z.choose(uint32(i))
+		z.d.Write32(virtio.RegQueueSize, uint32(q.Size))
+		for reg, a := range map[uint64]guestmem.Addr{
+			virtio.RegQueueDescLow: q.DescTable, virtio.RegQueueDriverLow: q.AvailRing, virtio.RegQueueDeviceLow: q.UsedRing,
+		} {
+			z.d.Write32(reg, uint32(a))
+			z.d.Write32(reg+4, uint32(a>>32))
+		}
+		clear(z.d.RAM[0x200*i : 0x200*(i+1)])
+		z.d.Write32(virtio.RegQueueReady, 1)
+	}
+	z.d.Write32(virtio.RegStatus, z.d.Status()|virtio.StatusDriverOK)
+}
+
+func (z *fuzzer) choose(i uint32) {
+	z.sel = i
+	z.d.Write32(virtio.RegQueueSel, i)
+}
+
+// ready says whether queue i is, without a change that the device could see.
+func (z *fuzzer) ready(i int) bool {
+	z.d.Write32(virtio.RegQueueSel, uint32(i))
+	r := z.d.Read32(virtio.RegQueueReady) == 1
+	z.d.Write32(virtio.RegQueueSel, z.sel)
+	return r
+}
+
+func (z *fuzzer) put16(addr uint64, v uint16) {
+	_ = z.d.Mem.WriteAt(binary.LittleEndian.AppendUint16(nil, v), guestmem.Addr(addr))
+}
+
+// load copies n bytes, or returns nil where there is no RAM.
+func (z *fuzzer) load(addr uint64, n int) []byte {
+	p := make([]byte, n)
+	if z.d.Mem.ReadAt(p, guestmem.Addr(addr)) != nil {
+		return nil
+	}
+	return p
+}
+
+func (z *fuzzer) publish(q *fuzzQueue, head uint16) {
+	if q.Size == 0 {
+		return
+	}
+	z.put16(uint64(q.AvailRing)+4+2*uint64(q.avail%q.Size), head)
+	q.avail++
+	z.put16(uint64(q.AvailRing)+2, q.avail)
+}
+
+// goodChain makes a well-formed chain of up to 3 readable and 3 writable buffers available.
+func (z *fuzzer) goodChain(q *fuzzQueue) {
+	shape := z.byte()
+	readable, writable := int(shape&3), int(shape>>2&3)
+	if q.Size == 0 || readable+writable == 0 {
+		return
+	}
+	head := q.desc % q.Size
+	for k := range readable + writable {
+		d := Descriptor{Flags: DescNext, Addr: uint64(RAMBase) + uint64(z.bump)}
+		n := int(z.byte())
+		if k >= readable {
+			d.Flags |= DescWrite
+			n = max(n*16, 1)
+		}
+		if z.bump+n > fuzzRAM {
+			z.bump = fuzzBuffers
+			d.Addr = uint64(RAMBase) + uint64(z.bump)
+		}
+		if k < readable {
+			copy(z.d.RAM[z.bump:], z.bytes(n))
+		}
+		z.bump += n
+		d.Len = uint32(n)
+		d.Next = (q.desc + 1) % q.Size
+		if k == readable+writable-1 {
+			d.Flags &^= DescNext
+		}
+		z.descriptor(q, q.desc%q.Size, d)
+		q.desc++
+	}
+	z.publish(q, head)
+}
+
+func (z *fuzzer) descriptor(q *fuzzQueue, i uint16, d Descriptor) {
+	var p [16]byte
+	d.put(p[:])
+	_ = z.d.Mem.WriteAt(p[:], q.DescTable+guestmem.Addr(16*uint64(i)))
+}
+
+// rawDescriptor writes a descriptor that may say anything, near RAM more often than not.
+func (z *fuzzer) rawDescriptor(q *fuzzQueue) {
+	i := uint16(z.byte() % 16)
+	d := Descriptor{Addr: uint64(z.word()), Len: z.word() & 0xffff}
+	flags := z.byte()
+	d.Flags, d.Next = uint16(flags&7), uint16(z.byte()%16)
+	switch flags >> 5 {
+	case 0:
+		d.Addr = ^d.Addr
+	case 1:
+		d.Len = ^d.Len
+	case 2:
+		d.Next = ^d.Next
+	default:
+		d.Addr = uint64(RAMBase) + d.Addr%(fuzzRAM+64)
+	}
+	z.descriptor(q, i, d)
+}
+
+// writeRegister writes any register but keeps the harness's view of the queues.
+func (z *fuzzer) writeRegister() {
+	off, v := uint64(z.byte())&^3, z.word()
+	if z.byte()&1 != 0 { // an address that may be right
+		v = uint32(RAMBase) + v%fuzzRAM&^15
+	}
+	if off == virtio.RegStatus && v == 0 {
+		z.reset()
+		return
+	}
+	if i := int(z.sel); z.sel < uint32(len(z.queues)) && !z.ready(i) {
+		z.queues[i].set(off, v)
+	}
+	if off == virtio.RegQueueSel {
+		z.sel = v
+	}
+	z.d.Write32(off, v)
+}
+
+func (q *fuzzQueue) set(off uint64, v uint32) {
+	for reg, a := range map[uint64]*guestmem.Addr{
+		virtio.RegQueueDescLow: &q.DescTable, virtio.RegQueueDriverLow: &q.AvailRing, virtio.RegQueueDeviceLow: &q.UsedRing,
+	} {
+		switch off {
+		case reg:
+			*a = *a>>32<<32 | guestmem.Addr(v)
+		case reg + 4:
+			*a = *a&0xffffffff | guestmem.Addr(v)<<32
+		}
+	}
+	if off == virtio.RegQueueSize {
+		q.Size = uint16(min(v, 0xffff))
+	}
+}
+
+// kick has every queue served, the notified one first, and checks what that did.
+func (z *fuzzer) kick(i int) {
+	if len(z.queues) == 0 {
+		return
+	}
+	watchdog := time.AfterFunc(fuzzTimeout, func() { panic(fmt.Sprintf("Serve(%d) does not end", i)) })
+	defer watchdog.Stop()
+	before := bytes.Clone(z.d.RAM)
+	may, certain := z.writable()
+	used := make([]uint16, len(z.queues))
+	for k := range z.queues {
+		used[k] = z.usedIdx(k)
+	}
+	for k := range z.queues {
+		if err := z.d.MMIO.Serve(context.Background(), (i+k)%len(z.queues)); err != nil {
+			z.t.Fatalf("Serve: %v", err)
+		}
+	}
+	if z.opts.Settle != nil {
+		z.opts.Settle(z.dev)
+	}
+	if !certain {
+		return
+	}
+	for a := range before {
+		if before[a] != z.d.RAM[a] && !may[a] {
+			z.t.Fatalf("the device changed guest memory at %#x, which is in no device-writable buffer", int(RAMBase)+a)
+		}
+	}
+	for k := range z.queues {
+		if p := z.load(uint64(z.queues[k].AvailRing)+2, 2); p != nil && z.ready(k) {
+			due := binary.LittleEndian.Uint16(p) - used[k]
+			if got := z.usedIdx(k) - used[k]; got != 0 && got > due {
+				z.t.Fatalf("queue %d: %d chains came back of %d", k, got, due)
+			}
+		}
+	}
+}
+
+func (z *fuzzer) usedIdx(k int) uint16 {
+	if p := z.load(uint64(z.queues[k].UsedRing)+2, 2); p != nil && z.ready(k) {
+		return binary.LittleEndian.Uint16(p)
+	}
+	return 0
+}
+
+// cover counts by how many ranges each byte of RAM is covered: first the differences, then, after sum, the counts.
+type cover [fuzzRAM + 1]int32
+
+func (c *cover) add(addr guestmem.Addr, n uint64) {
+	if a := uint64(addr - RAMBase); a < fuzzRAM {
+		c[a]++
+		c[a+min(n, fuzzRAM-a)]--
+	}
+}
+
+func (c *cover) sum() {
+	for i := range fuzzRAM {
+		c[i+1] += c[i]
+	}
+}
+
+// writable returns which bytes the device may write: used rings and all that any descriptor calls writable. It is not
+// certain of that when writable ranges lie over what says so, or rings over one another.
+func (z *fuzzer) writable() (may []bool, certain bool) {
+	var rings, tables, used, buffers cover
+	for k := range z.queues {
+		if q := &z.queues[k]; z.ready(k) {
+			rings.add(q.DescTable, 16*uint64(q.Size))
+			rings.add(q.AvailRing, 6+2*uint64(q.Size))
+			rings.add(q.UsedRing, 6+8*uint64(q.Size))
+			used.add(q.UsedRing, 6+8*uint64(q.Size))
+			z.scan(z.load(uint64(q.DescTable), 16*int(q.Size)), &buffers, &tables)
+		}
+	}
+	rings.sum()
+	tables.sum()
+	used.sum()
+	buffers.sum()
+	may, certain = make([]bool, fuzzRAM), true
+	for a := range may {
+		may[a] = buffers[a] > 0 || used[a] > 0
+		overlap := buffers[a] > 0 && (rings[a] > 0 || tables[a] > 0) || used[a] > 0 && tables[a] > 0
+		certain = certain && rings[a] <= 1 && !overlap
+	}
+	return may, certain
+}
+
+// scan collects the writable buffers of a descriptor table, and with tables not nil those of the indirect tables.
+func (z *fuzzer) scan(p []byte, buffers, tables *cover) {
+	for ; len(p) >= 16; p = p[16:] {
+		addr, n := guestmem.Addr(binary.LittleEndian.Uint64(p)), binary.LittleEndian.Uint32(p[8:])
+		flags := binary.LittleEndian.Uint16(p[12:])
+		if flags&DescIndirect != 0 && tables != nil && n <= fuzzRAM {
+			tables.add(addr, uint64(n))
+			z.scan(z.load(uint64(addr), int(n)), buffers, nil)
+		}
+		if flags&DescWrite != 0 {
+			buffers.add(addr, uint64(n))
+		}
+	}
+}
+
+// reset resets the device and checks that nothing of what happened before is left.
+func (z *fuzzer) reset() {
+	z.d.Write32(virtio.RegStatus, 0)
+	before := bytes.Clone(z.d.RAM)
+	z.sel = 0
+	for i := range z.queues {
+		z.queues[i] = fuzzQueue{QueueConfig: virtio.QueueConfig{Size: uint16(z.d.Read32(virtio.RegQueueSizeMax))}}
+		if z.ready(i) {
+			z.t.Fatalf("queue %d is ready after a reset", i)
+		}
+	}
+	if s, irq := z.d.Status(), z.d.Read32(virtio.RegInterruptStatus); s != 0 || irq != 0 {
+		z.t.Fatalf("status %#x, interrupt status %#x after a reset", s, irq)
+	}
+	if !z.hosted {
+		if got := z.state(); !bytes.Equal(got, z.initial) {
+			z.t.Fatalf("state after a reset is not the initial one:\n% x\n% x", got, z.initial)
+		}
+	}
+	for i := range z.queues {
+		if err := z.d.MMIO.Serve(context.Background(), i); err != nil {
+			z.t.Fatalf("Serve: %v", err)
+		}
+	}
+	if !bytes.Equal(before, z.d.RAM) {
+		z.t.Fatal("the device writes to guest memory after a reset")
+	}
+}
+
+// snapshot goes on with another device that takes over the state.
+func (z *fuzzer) snapshot() {
+	if z.hosted {
+		return // what the host side holds does not travel
+	}
+	p := z.state()
+	z.dev = z.make(z.t)
+	z.d.Move(z.dev)
+	if err := z.d.MMIO.UnmarshalBinary(p); err != nil {
+		z.t.Fatalf("restore: %v", err)
+	}
+	if got := z.state(); !bytes.Equal(got, p) {
+		z.t.Fatalf("state changed on the way:\n% x\n% x", p, got)
+	}
+}
