@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/boot"
+	"github.com/govmm/govmm/runtime/terminal"
+	"github.com/govmm/govmm/vmm"
+)
+
+// bootFlags are the flags of boot as they were typed.
+type bootFlags struct {
+	kernel, initrd, cmdline string
+	memory, vsock           string
+	disks, shares           []string
+	cpus                    int
+	firmware, protocol      string
+	traceExits              bool
+}
+
+func bootCommand() *cobra.Command {
+	var f bootFlags
+	cmd := &cobra.Command{
+		Use:   "boot --kernel FILE [flags]",
+		Short: "boot a kernel, with disks, shared directories and a vsock",
+		Long: `boot runs a kernel in a micro-VM until it resets, with its serial console on this terminal.
+Type Ctrl-A x to end it, Ctrl-A Ctrl-A for a Ctrl-A.`,
+		Example: `  govmm boot --kernel vmlinux --initrd initrd.cpio --cmdline console=ttyS0
+  govmm boot --kernel /boot/vmlinuz --initrd /boot/initrd.img --disk root.img \
+      --cpus 4 --memory 1G --cmdline "console=ttyS0 root=/dev/vda rw"
+  govmm boot --kernel vmlinux --initrd initrd.cpio --fs src=$HOME/src,ro --vsock /tmp/vm.sock`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return f.run() },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.kernel, "kernel", "", "kernel: ELF vmlinux or bzImage (default: the one inside this program)")
+	fs.StringVar(&f.initrd, "initrd", "", "initramfs")
+	fs.StringVar(&f.cmdline, "cmdline", "console=ttyS0 reboot=k panic=-1", "kernel command line")
+	fs.StringVar(&f.memory, "memory", "256M", "RAM, with a suffix K, M or G")
+	fs.IntVar(&f.cpus, "cpus", 1, "number of virtual CPUs")
+	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro]; may be repeated: /dev/vda, /dev/vdb, ...")
+	fs.StringArrayVar(&f.shares, "fs", nil, "shared directory, TAG=DIR[,ro]; in the guest: mount -t virtiofs TAG /mnt; may be repeated")
+	fs.StringVar(&f.vsock, "vsock", "", "Unix socket of the vsock bridge: write \"CONNECT PORT\" to it; the guest's own calls go to PATH_PORT")
+	fs.StringVar(&f.firmware, "firmware", "auto", "what tells the kernel of CPUs and devices: mptable, acpi or auto (acpi for a bzImage)")
+	fs.StringVar(&f.protocol, "protocol", "auto", "how the kernel is entered: linux64, pvh or auto")
+	fs.BoolVar(&f.traceExits, "trace-exits", false, "count the exits by cause and print them at the end")
+	return cmd
+}
+
+func (f *bootFlags) run() error {
+	cfg, cleanup, err := f.config()
+	defer cleanup()
+	if err != nil {
+		return err
+	}
+	if old, err := terminal.MakeRaw(os.Stdin); err == nil {
+		defer func() { _ = terminal.Restore(os.Stdin, old) }()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	vm, err := vmm.New(*cfg)
+	if err != nil {
+		return err
+	}
+	defer vm.Close()
+	ctx, quit := context.WithCancelCause(ctx)
+	go feed(vm, os.Stdin, func() { quit(errQuit) })
+	err = vm.Run(ctx)
+	if f.traceExits {
+		_ = vm.WriteExits(os.Stderr)
+	}
+	if errors.Is(err, vmm.ErrReset) || errors.Is(err, errQuit) {
+		return nil
+	}
+	return err
+}
+
+var errQuit = errors.New("ended at the console")
+
+// escape is the key that announces a command to govmm itself.
+const escape = 0x01 // Ctrl-A
+
+// feed gives what is typed to the guest, and carries out the commands behind the escape key.
+func feed(vm *vmm.VM, in *os.File, quit func()) {
+	buf := make([]byte, 4096)
+	escaped := false
+	for {
+		n, err := in.Read(buf)
+		var out []byte
+		for _, b := range buf[:n] {
+			switch {
+			case escaped && (b == 'x' || b == 'X'):
+				quit()
+				return
+			case !escaped && b == escape:
+				escaped = true
+				continue
+			}
+			escaped = false
+			out = append(out, b)
+		}
+		vm.InputAll(out)
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (f *bootFlags) config() (cfg *vmm.Config, cleanup func(), err error) {
+	b := &builder{}
+	cfg = &vmm.Config{
+		CPUs: f.cpus, Cmdline: f.cmdline, Serial: os.Stdout, TraceExits: f.traceExits,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	if cfg.Memory, err = parseSize(f.memory); err != nil {
+		return nil, b.cleanup, fmt.Errorf("--memory: %w", err)
+	}
+	if err := b.images(cfg, f); err != nil {
+		return nil, b.cleanup, err
+	}
+	if cfg.Protocol, err = boot.ParseProtocol(f.protocol); err != nil {
+		return nil, b.cleanup, fmt.Errorf("--protocol: %w", err)
+	}
+	if cfg.Firmware, err = b.firmware(f.firmware, cfg.Kernel); err != nil {
+		return nil, b.cleanup, fmt.Errorf("--firmware: %w", err)
+	}
+	if err := b.devices(cfg, f); err != nil {
+		return nil, b.cleanup, err
+	}
+	return cfg, b.cleanup, nil
+}
