@@ -12,13 +12,10 @@ import (
 	"github.com/govmm/govmm/kvm/kvmtest"
 )
 
-// eventfd returns a blocking eventfd that the test closes.
+// eventfd returns an eventfd that the test closes.
 func eventfd(t *testing.T) int {
 	t.Helper()
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := eventfdOwned(t)
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	return fd
 }

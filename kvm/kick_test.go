@@ -74,7 +74,8 @@ func (s *spinner) loop() {
 func (s *spinner) end(t *testing.T, tid int) {
 	t.Helper()
 	s.stop.Store(true)
-	if err := s.g.VCPU.Kick(tid); err != nil {
+	// The thread may have seen stop and be gone already.
+	if err := s.g.VCPU.Kick(tid); err != nil && !errors.Is(err, unix.ESRCH) {
 		t.Error(err)
 	}
 	if err := <-s.done; err != nil {

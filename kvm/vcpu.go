@@ -60,6 +60,7 @@ func (v *VCPU) SetImmediateExit(on bool) {
 // Kick makes the Run of thread tid of this process, present or next, return ErrInterrupted. To lose no kick, the caller
 // writes its request first, and the vCPU's thread calls SetImmediateExit(false) after ErrInterrupted and only then reads
 // the request. SIGURG is what the Go runtime interrupts threads with itself, so it needs no handler.
+// It is ESRCH when the thread is gone.
 func (v *VCPU) Kick(tid int) error {
 	v.SetImmediateExit(true)
 	return os.NewSyscallError("tgkill", unix.Tgkill(unix.Getpid(), tid, unix.SIGURG))
