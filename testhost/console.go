@@ -8,17 +8,19 @@ import (
 	"sync"
 )
 
-// consoleLines is how much of the serial console a report shows.
-const consoleLines = 40
+// How much of the serial console a report shows: the last lines, or those
+// around a panic, whose end is the least interesting part.
+const (
+	consoleLines = 40
+	beforePanic  = 15
+)
 
 // console follows the serial console line by line: what is buffered when a
 // host hangs is just what one wants to see.
 type console struct {
-	mu    sync.Mutex
-	lines []string
-	// kept holds the first lines that tell of a panic, which a long register
-	// dump may push out of lines.
-	panicked string
+	mu       sync.Mutex
+	lines    []string
+	panicked string // the reason of the kernel's panic
 	done     chan struct{}
 }
 
@@ -48,11 +50,15 @@ func (c *console) add(line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.lines) == consoleLines {
+		if c.panicked != "" {
+			return
+		}
 		c.lines = append(c.lines[:0], c.lines[1:]...)
 	}
 	c.lines = append(c.lines, line)
 	if _, reason, ok := strings.Cut(line, "Kernel panic - not syncing: "); ok && c.panicked == "" {
 		c.panicked = reason
+		c.lines = c.lines[max(0, len(c.lines)-beforePanic):]
 	}
 }
 

@@ -119,7 +119,7 @@ func (h *host) died() error {
 	case isLockup(reason):
 		return fmt.Errorf("%w: kernel panic: %s", errHung, reason)
 	case reason != "":
-		return fmt.Errorf("%w: %s; last lines of its console:\n%s", errPanic, reason, h.console.tail())
+		return fmt.Errorf("%w: %s; its console:\n%s", errPanic, reason, h.console.tail())
 	}
 	return fmt.Errorf("the test host ended by itself (qemu: %v); last lines of its console:\n%s\nqemu says:\n%s\nvirtiofsd says:\n%s",
 		h.qemu.err, h.console.tail(), h.qemu.stderr.String(), h.virtiofsd.stderr.String())

@@ -22,7 +22,8 @@ are the command's. Fresh 20 GiB ext4 disk at /scratch (TMPDIR there),
 cgroup v2, /dev/kvm, /dev/net/tun, /dev/vhost-*, loopback only.
 
 Exit status: the command's (128+n for signal n); 124 after --timeout;
-125 when the test host itself failed.
+125 when the test host itself failed. GOVMM_TESTHOST_FLAGS holds flags
+to be put before the given ones.
 
 flags:
 `
@@ -41,6 +42,7 @@ type options struct {
 	smp         int
 	memory      int64 // MiB
 	icount      bool
+	oneThread   bool
 	keepScratch bool
 	scratchSize int64 // MiB
 	timeout     time.Duration
@@ -72,6 +74,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	fs.IntVar(&o.smp, "smp", 2, "virtual CPUs")
 	fs.StringVar(&memory, "memory", "6G", "memory, with suffix M or G")
 	fs.BoolVar(&o.icount, "icount", false, "one CPU whose clock counts instructions, one per nanosecond")
+	fs.BoolVar(&o.oneThread, "one-thread", false, "run all virtual CPUs in turn on one thread of QEMU")
 	fs.BoolVar(&o.keepScratch, "keep-scratch", false, "use the scratch disk that is kept in the cache directory")
 	fs.StringVar(&scratch, "scratch-size", "24G", "size of the (sparse) scratch disk")
 	fs.DurationVar(&o.timeout, "timeout", 0, "end the test host after this time, exit status 124 (0: never)")
@@ -87,6 +90,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	fs.BoolVar(&o.direct, "direct", false, "run the command on this machine, without a test host")
 	fs.BoolVar(&o.where, "where", false, `print "direct" if this machine's KVM runs guest kernels natively, else "testhost"`)
 	fs.BoolVar(&o.verbose, "v", false, "report times, show the serial console on stderr")
+	args = append(strings.Fields(os.Getenv("GOVMM_TESTHOST_FLAGS")), args...)
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil, errHelp

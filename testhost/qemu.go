@@ -32,9 +32,12 @@ func qemuArgs(o *options, m machine) []string {
 		"-object", fmt.Sprintf("memory-backend-memfd,id=m,size=%dM,share=on", o.memory),
 		"-numa", "node,memdev=m",
 	}
-	if o.icount {
+	switch {
+	case o.icount:
 		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off")
-	} else {
+	case o.oneThread:
+		args = append(args, "-accel", "tcg,thread=single")
+	default:
 		args = append(args, "-accel", "tcg,thread=multi")
 	}
 	socket := func(id string, fd int) {
