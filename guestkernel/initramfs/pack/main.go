@@ -1,5 +1,5 @@
 // Command pack writes the initramfs of a guest whose PID 1 is one static
-// program: go run ./guestkernel/initramfs/pack -o initrd.cpio -init bin/govmm-init
+// program: go run ./guestkernel/initramfs/pack -o initrd.cpio bin/govmm-init
 package main
 
 import (
@@ -13,13 +13,16 @@ import (
 
 func main() {
 	out := flag.String("o", "", "write the archive to `FILE`")
-	init := flag.String("init", "", "static program that becomes /init")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: pack -o FILE PROGRAM\nPROGRAM, static, becomes /init.")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
-	if *out == "" || *init == "" || flag.NArg() > 0 {
+	if *out == "" || flag.NArg() != 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*out, *init); err != nil {
+	if err := run(*out, flag.Arg(0)); err != nil {
 		fmt.Fprintln(os.Stderr, "pack:", err)
 		os.Exit(1)
 	}
