@@ -182,4 +182,7 @@ func (s *slot) close(vm *kvm.VM) {
 }
 
 // mmioHandler fits virtio's transport to the bus.
-type mmioHandler struct{ *virtio.MMIO }
+type mmioHandler struct{ m *virtio.MMIO }
+
+func (h mmioHandler) ReadAt(off uint64, p []byte)  { h.m.ReadMMIO(off, p) }
+func (h mmioHandler) WriteAt(off uint64, p []byte) { h.m.WriteMMIO(off, p) }
