@@ -57,11 +57,7 @@ func (v *VM) setUpDevices() error {
 // setUpLegacy wires the port devices: COM1 if it is wanted, the reset line of the keyboard controller, the phase port.
 func (v *VM) setUpLegacy() error {
 	if v.cfg.Serial != nil {
-		irq, err := v.irqLine(boot.COM1GSI)
-		if err != nil {
-			return err
-		}
-		v.serial = devices.NewSerial(v.cfg.Serial, irq)
+		v.serial = devices.NewSerial(v.cfg.Serial, func(level bool) { _ = v.vm.IRQLine(boot.COM1GSI, level) })
 		if err := v.ports.Add(boot.COM1Port, devices.SerialSize, v.serial); err != nil {
 			return err
 		}
@@ -70,23 +66,14 @@ func (v *VM) setUpLegacy() error {
 	if err := v.ports.Add(boot.I8042Port, devices.I8042Size, reset); err != nil {
 		return err
 	}
+	powerOff := devices.NewSleep(func() { v.end(ErrPowerOff) })
+	if err := v.ports.Add(boot.SleepPort, devices.SleepSize, powerOff); err != nil {
+		return err
+	}
 	if v.cfg.Phase != nil {
 		return v.ports.Add(boot.PhasePort, devices.PhaseSize, devices.NewPhase(v.cfg.Phase))
 	}
 	return nil
-}
-
-// irqLine returns a function that sets the level of a GSI.
-func (v *VM) irqLine(gsi uint32) (func(bool), error) {
-	return func(level bool) { _ = v.vm.IRQLine(gsi, level) }, nil
-}
-
-// Input gives bytes to COM1 as if they were typed; it returns how many found room.
-func (v *VM) Input(p []byte) int {
-	if v.serial == nil {
-		return len(p)
-	}
-	return v.serial.Feed(p)
 }
 
 func newEventFD() (*os.File, error) {
@@ -184,5 +171,12 @@ func (s *slot) close(vm *kvm.VM) {
 // mmioHandler fits virtio's transport to the bus.
 type mmioHandler struct{ m *virtio.MMIO }
 
-func (h mmioHandler) ReadAt(off uint64, p []byte)  { h.m.ReadMMIO(off, p) }
-func (h mmioHandler) WriteAt(off uint64, p []byte) { h.m.WriteMMIO(off, p) }
+func (h mmioHandler) Read(off uint64, p []byte)  { h.m.ReadMMIO(off, p) }
+func (h mmioHandler) Write(off uint64, p []byte) { h.m.WriteMMIO(off, p) }
+
+// InputAll gives all of p to COM1, waiting while the guest does not read it; it gives up when the VM ends.
+func (v *VM) InputAll(p []byte) {
+	if v.serial != nil {
+		_ = v.serial.FeedAll(v.ctx, p)
+	}
+}

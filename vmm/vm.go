@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/govmm/govmm/boot"
 	"github.com/govmm/govmm/devices"
@@ -16,12 +17,18 @@ import (
 // ErrReset is Run's result when the guest asked for a reset: how a guest that has no power switch ends.
 var ErrReset = errors.New("the guest reset the machine")
 
+// ErrPowerOff is Run's result when the guest powered itself off, which takes ACPI.
+var ErrPowerOff = errors.New("the guest powered itself off")
+
 // errStopped ends vCPUs and workers when the VM is closed.
 var errStopped = errors.New("the VM was stopped")
 
 // haltPoll is how long a halting vCPU looks for work before its thread sleeps, in nanoseconds: long enough for the
 // answer of a device of ours, short enough that an idle VM does not show on the host.
 const haltPoll = 50_000
+
+// flushTime is how long the serial port's last output may take when the VM ends.
+const flushTime = time.Second
 
 // VM is one virtual machine. New builds it, Run lets it run once, Close ends it.
 type VM struct {
@@ -169,6 +176,9 @@ func (v *VM) join() {
 	}
 	v.stopDevices()
 	v.group.Wait()
+	if v.serial != nil {
+		v.serial.Flush(flushTime)
+	}
 }
 
 // Close ends the VM and releases all it holds, in the order that leaves no user of anything: vCPUs, queue workers,

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/govmm/govmm/boot"
 	"github.com/govmm/govmm/runtime/terminal"
 	"github.com/govmm/govmm/vmm"
 )
@@ -77,7 +76,7 @@ func (f *bootFlags) run() error {
 	if f.traceExits {
 		_ = vm.WriteExits(os.Stderr)
 	}
-	if errors.Is(err, vmm.ErrReset) || errors.Is(err, errQuit) {
+	if errors.Is(err, vmm.ErrReset) || errors.Is(err, vmm.ErrPowerOff) || errors.Is(err, errQuit) {
 		return nil
 	}
 	return err
@@ -126,7 +125,7 @@ func (f *bootFlags) config() (cfg *vmm.Config, cleanup func(), err error) {
 	if err := b.images(cfg, f); err != nil {
 		return nil, b.cleanup, err
 	}
-	if cfg.Protocol, err = boot.ParseProtocol(f.protocol); err != nil {
+	if cfg.Protocol, err = parseProtocol(f.protocol); err != nil {
 		return nil, b.cleanup, fmt.Errorf("--protocol: %w", err)
 	}
 	if cfg.Firmware, err = b.firmware(f.firmware, cfg.Kernel); err != nil {

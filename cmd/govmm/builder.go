@@ -1,0 +1,150 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/govmm/govmm/boot"
+	"github.com/govmm/govmm/guestkernel"
+	"github.com/govmm/govmm/virtio/blk"
+	"github.com/govmm/govmm/virtio/blk/rawfile"
+	"github.com/govmm/govmm/virtio/rng"
+	"github.com/govmm/govmm/vmm"
+)
+
+// builder turns flags into a vmm.Config and remembers what to release.
+type builder struct {
+	releases []func()
+}
+
+func (b *builder) cleanup() {
+	for i := len(b.releases) - 1; i >= 0; i-- {
+		b.releases[i]()
+	}
+}
+
+func (b *builder) onCleanup(f func()) { b.releases = append(b.releases, f) }
+
+func (b *builder) images(cfg *vmm.Config, f *bootFlags) (err error) {
+	if f.initrd != "" {
+		if cfg.Initrd, err = vmm.OpenImage(f.initrd); err != nil {
+			return fmt.Errorf("--initrd: %w", err)
+		}
+	}
+	if f.kernel != "" {
+		if cfg.Kernel, err = vmm.OpenImage(f.kernel); err != nil {
+			return fmt.Errorf("--kernel: %w", err)
+		}
+		return nil
+	}
+	assets, err := guestkernel.Open()
+	if err != nil {
+		return err
+	}
+	b.onCleanup(func() { assets.Close() })
+	cfg.Kernel = &vmm.Image{ReaderAt: assets.Kernel, Size: assets.Kernel.Size()}
+	return nil
+}
+
+// firmware resolves "auto": distributions' kernels come as bzImages and want ACPI, our own ELF ones an MP table.
+func (b *builder) firmware(name string, kernel *vmm.Image) (boot.Firmware, error) {
+	switch name {
+	case "mptable":
+		return boot.MPTable, nil
+	case "acpi":
+		return boot.ACPI, nil
+	case "auto":
+		magic := make([]byte, 4)
+		if _, err := kernel.ReadAt(magic, 0); err == nil && string(magic) == "\x7fELF" {
+			return boot.MPTable, nil
+		}
+		return boot.ACPI, nil
+	}
+	return 0, fmt.Errorf("%q: use mptable, acpi or auto", name)
+}
+
+func parseProtocol(name string) (boot.Protocol, error) {
+	switch name {
+	case "auto":
+		return boot.Auto, nil
+	case "linux64":
+		return boot.Linux64, nil
+	case "pvh":
+		return boot.PVH, nil
+	}
+	return 0, fmt.Errorf("%q: use linux64, pvh or auto", name)
+}
+
+func (b *builder) devices(cfg *vmm.Config, f *bootFlags) error {
+	cfg.Devices = append(cfg.Devices, rng.New(rand.Reader))
+	for i, arg := range f.disks {
+		if err := b.disk(cfg, i, arg); err != nil {
+			return fmt.Errorf("--disk %s: %w", arg, err)
+		}
+	}
+	for _, arg := range f.shares {
+		if err := b.share(cfg, arg); err != nil {
+			return fmt.Errorf("--fs %s: %w", arg, err)
+		}
+	}
+	if f.vsock != "" {
+		if err := b.vsock(cfg, f.vsock); err != nil {
+			return fmt.Errorf("--vsock: %w", err)
+		}
+	}
+	return nil
+}
+
+// cutReadOnly takes the option ",ro" off an argument.
+func cutReadOnly(arg string) (string, bool) { return strings.CutSuffix(arg, ",ro") }
+
+func (b *builder) disk(cfg *vmm.Config, i int, arg string) error {
+	path, readOnly := cutReadOnly(arg)
+	storage, err := rawfile.Open(path, readOnly)
+	if err != nil {
+		return err
+	}
+	b.onCleanup(func() { storage.Close() })
+	d, err := blk.New(blk.Config{
+		Storage: storage, ReadOnly: readOnly, Serial: fmt.Sprintf("govmm-disk%d", i),
+		BlockSize: storage.BlockSize(), Queues: cfg.CPUs, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	cfg.Devices = append(cfg.Devices, d)
+	return nil
+}
+
+// parseSize reads a number of bytes with a suffix K, M, G or T (powers of 1024).
+func parseSize(s string) (uint64, error) {
+	digits := strings.TrimRight(s, "kKmMgGtTiB")
+	shift := map[string]uint{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+	unit := strings.TrimSuffix(strings.ToUpper(strings.TrimSuffix(strings.TrimSuffix(s[len(digits):], "B"), "i")), "I")
+	bits, ok := shift[unit]
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || !ok || n > 1<<(63-bits) {
+		return 0, fmt.Errorf("%q is not a size: write a number and K, M or G", s)
+	}
+	return n << bits, nil
+}
+
+func splitShare(arg string) (tag, dir string, readOnly bool, err error) {
+	arg, readOnly = cutReadOnly(arg)
+	tag, dir, ok := strings.Cut(arg, "=")
+	if !ok || tag == "" || dir == "" {
+		return "", "", false, errors.New("write TAG=DIR or TAG=DIR,ro")
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return "", "", false, err
+	}
+	if !st.IsDir() {
+		return "", "", false, fmt.Errorf("%s is not a directory", dir)
+	}
+	return tag, dir, readOnly, nil
+}
