@@ -236,7 +236,17 @@ func (l *loader) readInto(r io.ReaderAt, off int64, a guestmem.Addr, n uint64) e
 	return fmt.Errorf("read %d bytes at offset %d: %w", n, off, err)
 }
 
+// resetCode is the whole BIOS: real-mode code at the reset vector that pulses the reset line. Linux jumps there when it
+// restarts a hardware-reduced ACPI machine that has no EFI.
+const resetCode = "\xb0\xfe" + // mov $0xfe, %al
+	"\xe6\x64" + // out %al, $0x64
+	"\xf4" + // hlt
+	"\xeb\xfd" // jmp to the hlt
+
 func (l *loader) writeFirmware() error {
+	if err := l.mem.WriteAt([]byte(resetCode), resetVector); err != nil {
+		return err
+	}
 	if l.cfg.Firmware == ACPI {
 		l.rsdp = biosAddr
 		return l.mem.WriteAt(acpiTables(biosAddr, l.cfg.CPUs, l.cfg.Devices), biosAddr)

@@ -62,6 +62,7 @@ const (
 	mpFloatAddr   guestmem.Addr = 0x9_fc00
 	lowRAMEnd     guestmem.Addr = 0xa_0000
 	biosAddr      guestmem.Addr = 0xe_0000 // ACPI's tables
+	resetVector   guestmem.Addr = 0xf_fff0
 	highRAM       guestmem.Addr = 0x10_0000
 	kvmPagesStart               = guestmem.Addr(IdentityMapAddr)
 )
