@@ -30,10 +30,11 @@ type slot struct {
 	group  sync.WaitGroup
 }
 
-func (v *VM) mmioDevices() []boot.MMIODevice {
-	var out []boot.MMIODevice
-	for _, s := range v.slots {
-		out = append(out, boot.MMIODevice{Base: s.base, Size: boot.MMIOSlotSize, GSI: s.gsi})
+// mmioDevices returns the windows and interrupts of the first n slots.
+func mmioDevices(n int) []boot.MMIODevice {
+	out := make([]boot.MMIODevice, n)
+	for i := range out {
+		out[i] = boot.MMIODevice{Base: boot.MMIOBase + guestmem.Addr(i)*boot.MMIOSlotSize, Size: boot.MMIOSlotSize, GSI: boot.FirstGSI + uint32(i)}
 	}
 	return out
 }
@@ -42,8 +43,9 @@ func (v *VM) setUpDevices() error {
 	if err := v.setUpLegacy(); err != nil {
 		return err
 	}
+	windows := mmioDevices(len(v.cfg.Devices))
 	for i, d := range v.cfg.Devices {
-		s, err := v.newSlot(i, d)
+		s, err := v.newSlot(i, windows[i], d)
 		if s != nil {
 			v.slots = append(v.slots, s)
 		}
@@ -84,8 +86,8 @@ func newEventFD() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "eventfd"), nil
 }
 
-func (v *VM) newSlot(i int, d virtio.Device) (*slot, error) {
-	s := &slot{base: boot.MMIOBase + guestmem.Addr(i)*boot.MMIOSlotSize, gsi: boot.FirstGSI + uint32(i)}
+func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, error) {
+	s := &slot{base: window.Base, gsi: window.GSI}
 	var err error
 	if s.irq, err = newEventFD(); err != nil {
 		return nil, err

@@ -67,15 +67,39 @@ func New(cfg Config) (*VM, error) {
 	return v, nil
 }
 
+// build makes KVM's side of the VM while the kernel is being loaded: KVM_CREATE_VM waits for the host's RCU for longer
+// than the kernel takes to copy.
 func (v *VM) build() error {
 	var err error
 	if v.sys, err = openKVM(v.cfg.KVMPath); err != nil {
 		return err
 	}
+	if v.mem, err = guestmem.Map(boot.Layout(v.cfg.Memory)); err != nil {
+		return err
+	}
+	loaded := make(chan error, 1)
+	var entry *boot.Entry
+	go func() {
+		var err error
+		entry, err = v.load()
+		loaded <- err
+	}()
+	err = v.setUpKVM()
+	if loadErr := <-loaded; loadErr != nil {
+		return loadErr // the user's to mend; a fault of KVM's can wait
+	}
+	if err != nil {
+		return err
+	}
+	return v.cpus[0].enter(entry)
+}
+
+func (v *VM) setUpKVM() error {
+	var err error
 	if v.vm, err = v.sys.CreateVM(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{v.setUpChips, v.setUpMemory, v.setUpDevices, v.setUpCPUs, v.load} {
+	for _, step := range []func() error{v.setUpChips, v.setUpMemory, v.setUpDevices, v.setUpCPUs} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -102,10 +126,6 @@ func (v *VM) setUpChips() error {
 }
 
 func (v *VM) setUpMemory() error {
-	var err error
-	if v.mem, err = guestmem.Map(boot.Layout(v.cfg.Memory)); err != nil {
-		return err
-	}
 	for i, r := range v.mem.Regions() {
 		if err := v.vm.SetUserMemoryRegion(uint32(i), 0, uint64(r.Base), v.mem.Host(i)); err != nil {
 			return err
@@ -114,17 +134,18 @@ func (v *VM) setUpMemory() error {
 	return nil
 }
 
-// load puts the kernel into memory and the first vCPU at its entry.
-func (v *VM) load() error {
+// load puts the kernel into memory and returns the state in which it is entered. It uses nothing but the memory and the
+// configuration.
+func (v *VM) load() (*boot.Entry, error) {
 	seed := make([]byte, 64)
 	if _, err := rand.Read(seed); err != nil {
-		return err
+		return nil, err
 	}
 	cfg := boot.Config{
 		Kernel: v.cfg.Kernel, KernelSize: v.cfg.Kernel.Size,
 		Cmdline:  v.cfg.Cmdline,
 		CPUs:     v.cfg.CPUs,
-		Devices:  v.mmioDevices(),
+		Devices:  mmioDevices(len(v.cfg.Devices)),
 		RNGSeed:  seed,
 		Firmware: v.cfg.Firmware,
 		Protocol: v.cfg.Protocol,
@@ -135,11 +156,7 @@ func (v *VM) load() error {
 	if v.cfg.Firmware == boot.MPTable && len(cfg.Devices) > 0 {
 		cfg.Cmdline = joinCmdline(cfg.Cmdline, boot.MMIOCmdline(cfg.Devices))
 	}
-	entry, err := boot.Load(v.mem, cfg)
-	if err != nil {
-		return err
-	}
-	return v.cpus[0].enter(entry)
+	return boot.Load(v.mem, cfg)
 }
 
 func joinCmdline(a, b string) string {

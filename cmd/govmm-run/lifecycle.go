@@ -168,4 +168,3 @@ func (a *app) resumeCommand() *cobra.Command {
 		RunE:  a.withRuntime(func(r *lifecycle.Runtime, args []string) error { return r.Resume(args[0]) }),
 	}
 }
-

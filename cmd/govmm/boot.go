@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -65,6 +66,8 @@ func (f *bootFlags) run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	// One more than the vCPUs, and never 1: while a system call blocks, the rest goes on.
+	runtime.GOMAXPROCS(cfg.CPUs + 1)
 	vm, err := vmm.New(*cfg)
 	if err != nil {
 		return err
