@@ -1,0 +1,271 @@
+// Package host is the monitor's side of the agent's protocol: it accepts the guest's streams, sends requests and hands
+// out what comes back. The guest is hostile: every message is bounded, and a stream without the secret is closed.
+package host
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// ErrClosed reports that the guest, or the stream to it, is gone.
+var ErrClosed = errors.New("the guest is gone")
+
+// headerTime is how long a stream may take to say what it is.
+const headerTime = 10 * time.Second
+
+// maxPending bounds streams that were dialled and not asked for, and exits that nobody waits for.
+const maxPending = 256
+
+// Client speaks with one guest's agent.
+type Client struct {
+	// Hello is the guest's first message.
+	Hello agent.Hello
+
+	control  net.Conn
+	listener net.Listener
+
+	sendMu sync.Mutex
+
+	mu      sync.Mutex
+	lastID  uint32 // of requests
+	lastNum uint32 // of streams
+	replies map[uint32]chan *agent.Reply
+	streams map[uint32]chan net.Conn
+	exits   map[processKey]chan agent.Exited
+	err     error
+	done    chan struct{}
+}
+
+type processKey struct{ id, exec string }
+
+// Accept takes the agent's control stream, the first one that the guest opens, and starts to serve the others. ctx
+// bounds the wait.
+func Accept(ctx context.Context, l net.Listener) (*Client, error) {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	conn, err := l.Accept()
+	if !stop() && err != nil {
+		return nil, fmt.Errorf("PID 1 did not call within its time: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		control: conn, listener: l,
+		replies: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{},
+		exits: map[processKey]chan agent.Exited{}, done: make(chan struct{}),
+	}
+	if err := c.hello(); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	go c.receive()
+	go c.acceptStreams()
+	return c, nil
+}
+
+func (c *Client) hello() error {
+	_ = c.control.SetReadDeadline(time.Now().Add(headerTime))
+	defer func() { _ = c.control.SetReadDeadline(time.Time{}) }()
+	h, err := agent.ReadStreamHeader(c.control)
+	if err != nil {
+		return err
+	}
+	if !h.Control {
+		return errors.New("agent: the first stream is not the control stream")
+	}
+	_, m, err := agent.Read(c.control, agent.Guest)
+	if err != nil {
+		return err
+	}
+	hello, ok := m.(*agent.Hello)
+	if !ok {
+		return errors.New("agent: the first message is not Hello")
+	}
+	c.Hello = *hello
+	return nil
+}
+
+// receive hands out replies and exits until the control stream ends.
+func (c *Client) receive() {
+	for {
+		id, m, err := agent.Read(c.control, agent.Guest)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		switch m := m.(type) {
+		case *agent.Reply:
+			c.mu.Lock()
+			ch := c.replies[id]
+			delete(c.replies, id)
+			c.mu.Unlock()
+			if ch != nil {
+				ch <- m
+			}
+		case *agent.Exited:
+			if ch := c.exitChan(m.ID, m.ExecID); ch != nil {
+				select {
+				case ch <- *m:
+				default: // told twice
+				}
+			}
+		}
+	}
+}
+
+// fail ends every wait.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = fmt.Errorf("%w: %w", ErrClosed, err)
+	close(c.done)
+	for key, ch := range c.exits {
+		close(ch)
+		delete(c.exits, key)
+	}
+}
+
+// Done is closed when the guest is gone.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close ends the client.
+func (c *Client) Close() error {
+	c.fail(net.ErrClosed)
+	_ = c.listener.Close()
+	return c.control.Close()
+}
+
+// exitChan returns the channel on which a process's end comes, or nil when the client failed or holds too many.
+func (c *Client) exitChan(id, exec string) chan agent.Exited {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := processKey{id, exec}
+	ch := c.exits[key]
+	if ch == nil && c.err == nil && len(c.exits) < maxPending {
+		ch = make(chan agent.Exited, 1)
+		c.exits[key] = ch
+	}
+	return ch
+}
+
+// Exited returns a channel that receives a process's end, once; it is closed without one when the guest is gone.
+func (c *Client) Exited(id, exec string) <-chan agent.Exited {
+	if ch := c.exitChan(id, exec); ch != nil {
+		return ch
+	}
+	gone := make(chan agent.Exited)
+	close(gone)
+	return gone
+}
+
+// Forget drops what is kept of a process whose end was received.
+func (c *Client) Forget(id, exec string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.exits, processKey{id, exec})
+}
+
+// acceptStreams takes the streams that the guest dials for processes. Whoever does not know the secret is cut off.
+func (c *Client) acceptStreams() {
+	for {
+		conn, err := c.listener.Accept()
+		if err != nil {
+			return
+		}
+		go c.sortStream(conn)
+	}
+}
+
+func (c *Client) sortStream(conn net.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(headerTime))
+	h, err := agent.ReadStreamHeader(conn)
+	_ = conn.SetReadDeadline(time.Time{})
+	if err != nil || h.Control || subtle.ConstantTimeCompare(h.Secret[:], c.Hello.Secret[:]) != 1 {
+		conn.Close()
+		return
+	}
+	c.mu.Lock()
+	ch := c.streams[h.ID]
+	c.mu.Unlock()
+	select {
+	case ch <- conn: // a nil channel, of an id that was never given, blocks
+	default:
+		conn.Close()
+	}
+}
+
+// NewStream reserves a stream id to be put into a Process.
+func (c *Client) NewStream() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastNum++
+	c.streams[c.lastNum] = make(chan net.Conn, 1)
+	return c.lastNum
+}
+
+// Stream waits until the guest has dialled the stream with a reserved id, once.
+func (c *Client) Stream(id uint32) (net.Conn, error) {
+	c.mu.Lock()
+	ch := c.streams[id]
+	c.mu.Unlock()
+	if ch == nil {
+		return nil, fmt.Errorf("agent: stream %d was not reserved", id)
+	}
+	defer c.DropStream(id)
+	select {
+	case conn := <-ch:
+		return conn, nil
+	case <-c.done:
+		return nil, ErrClosed
+	}
+}
+
+// DropStream gives a reserved id back; a stream that still arrives for it is closed.
+func (c *Client) DropStream(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, id)
+}
+
+// call sends a request and waits for its reply.
+func (c *Client) call(m agent.Message) (*agent.Reply, error) {
+	ch := make(chan *agent.Reply, 1)
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return nil, c.err
+	}
+	c.lastID++
+	id := c.lastID
+	c.replies[id] = ch
+	c.mu.Unlock()
+
+	c.sendMu.Lock()
+	err := agent.Write(c.control, id, m)
+	c.sendMu.Unlock()
+	if err != nil {
+		c.mu.Lock()
+		delete(c.replies, id)
+		c.mu.Unlock()
+		return nil, err
+	}
+	select {
+	case r := <-ch:
+		if r.Code != agent.OK {
+			return r, &agent.Error{Code: r.Code, Text: r.Text}
+		}
+		return r, nil
+	case <-c.done:
+		return nil, c.err
+	}
+}

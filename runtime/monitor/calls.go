@@ -1,0 +1,168 @@
+package monitor
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/oci"
+	"github.com/govmm/govmm/runtime/terminal"
+)
+
+// execTable hands out the ids of execs.
+type execTable struct {
+	mu   sync.Mutex
+	next uint64
+}
+
+func (t *execTable) newID() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next++
+	return fmt.Sprintf("exec%d", t.next)
+}
+
+// acceptCalls serves govmm-run's calls, each connection on its own.
+func (m *monitor) acceptCalls() {
+	for {
+		c, err := m.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go m.answer(control.NewConn(c))
+	}
+}
+
+// answer carries out a connection's one request.
+func (m *monitor) answer(c *control.Conn) {
+	defer c.Close()
+	var r control.Request
+	if err := c.Receive(&r); err != nil {
+		return
+	}
+	if r.Op == control.OpExec {
+		m.exec(c, &r)
+		return
+	}
+	reply := control.Reply{}
+	if err := m.carryOut(&r, &reply); err != nil {
+		reply.Error = err.Error()
+	}
+	_ = c.Send(reply)
+}
+
+func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
+	switch r.Op {
+	case control.OpStart:
+		err := m.guest.Start(m.cfg.ID)
+		m.phases.end(phaseStart)
+		return err
+	case control.OpKill:
+		return m.init.signal(unix.Signal(r.Signal), r.All)
+	case control.OpPause:
+		return m.vm.Pause()
+	case control.OpResume:
+		m.vm.Resume()
+		// The guest's clocks went on; this corrects what a host that slept itself left behind.
+		return m.guest.SetTime(time.Now().UnixNano())
+	case control.OpResize:
+		m.init.resize(terminal.Size{Rows: r.Rows, Columns: r.Columns})
+		return nil
+	case control.OpPS:
+		var err error
+		reply.Processes, err = m.processes()
+		return err
+	}
+	return fmt.Errorf("unknown request %q", r.Op)
+}
+
+func (m *monitor) processes() ([]control.Process, error) {
+	list, err := m.guest.Processes(m.cfg.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]control.Process, len(list))
+	for i, p := range list {
+		out[i] = control.Process{
+			PID: int(p.NSPID), PPID: int(p.PPID), UID: p.UID, TTY: ttyName(p.TTY),
+			Started: p.BootTimeSeconds + int64(p.StartTime/100), CPU: int64(p.CPUTime / 100), Command: p.Command,
+		}
+	}
+	return out, nil
+}
+
+// ttyName is how ps names a terminal: pts/N, or nothing.
+func ttyName(dev uint32) string {
+	major, minor := unix.Major(uint64(dev)), unix.Minor(uint64(dev))
+	if major >= 136 && major < 144 {
+		return fmt.Sprintf("pts/%d", (major-136)<<8|minor)
+	}
+	return ""
+}
+
+// exec runs a process for the connection's other side: its descriptors are the process's streams, its end is the
+// process's end.
+func (m *monitor) exec(c *control.Conn, r *control.Request) {
+	files := c.Files()
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	if len(files) != 3 || r.Process == nil {
+		_ = c.Send(control.Reply{Error: "exec: three descriptors and a process are needed"})
+		return
+	}
+	p := m.newProcess(m.execs.newID(), &stdio{in: files[0], out: files[1], err: files[2], tty: files[0], terminal: r.Process.Terminal})
+	if err := m.startExec(p, r); err != nil {
+		_ = c.Send(control.Reply{Error: err.Error()})
+		return
+	}
+	if err := c.Send(control.Reply{}); err != nil {
+		_ = p.signal(unix.SIGKILL, false)
+	}
+	gone := make(chan struct{})
+	go p.obey(c, gone)
+	select {
+	case status := <-p.exited:
+		_ = c.Send(control.Reply{Exited: true, Status: status})
+	case <-gone:
+		// The proxy was killed: so is what it stands for.
+		_ = p.signal(unix.SIGKILL, false)
+		<-p.exited
+	}
+}
+
+func (m *monitor) startExec(p *process, r *control.Request) error {
+	process, err := oci.GuestProcess(r.Process)
+	if err != nil {
+		return err
+	}
+	p.assignStreams(&process)
+	if err := m.guest.Exec(&agent.Exec{ID: m.cfg.ID, ExecID: p.execID, Process: process}); err != nil {
+		return fmt.Errorf("unable to start container process: %w", err)
+	}
+	p.attach()
+	return nil
+}
+
+// obey carries out what the proxy asks for, until it is gone.
+func (p *process) obey(c *control.Conn, gone chan<- struct{}) {
+	defer close(gone)
+	for {
+		var r control.Request
+		if err := c.Receive(&r); err != nil {
+			return
+		}
+		switch r.Op {
+		case control.OpSignal:
+			_ = p.signal(unix.Signal(r.Signal), false)
+		case control.OpResize:
+			p.resize(terminal.Size{Rows: r.Rows, Columns: r.Columns})
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/hostfs"
+	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/agent/host"
+	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/oci"
+	"github.com/govmm/govmm/runtime/sandbox"
+	"github.com/govmm/govmm/runtime/terminal"
+	"github.com/govmm/govmm/virtio/fs"
+	"github.com/govmm/govmm/virtio/vsock"
+	"github.com/govmm/govmm/vmm"
+)
+
+// guestCID is the guest's vsock address; it means something only between this monitor and its guest.
+const guestCID = 3
+
+// bootTime is how long a guest may take to its first words, on slow emulated hosts too.
+const bootTime = 2 * time.Minute
+
+// monitor is one container's VM and what serves it.
+type monitor struct {
+	cfg      *Config
+	log      *slog.Logger
+	phases   *phases
+	sync     *control.Conn
+	listener *net.UnixListener
+
+	tree   *sandbox.Tree
+	files  *hostfs.FS
+	socket *vsock.Device
+	last   *lastWords
+	vm     *vmm.VM
+	ended  chan error // what vm.Run returned
+	guest  *host.Client
+	init   *process
+
+	execs execTable
+}
+
+// Main is the whole life of a monitor; it returns the exit status, which is the container's.
+func Main() int {
+	sync, err := control.FromFile(os.NewFile(SyncFD, "sync"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "govmm-monitor: started by hand: use govmm-run create or run")
+		return 1
+	}
+	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1)}
+	if err := m.create(); err != nil {
+		_ = sync.Send(control.Reply{Error: err.Error()})
+		return 1
+	}
+	if err := m.handOver(); err != nil {
+		return 1 // create died: nobody knows of this container
+	}
+	return m.serve()
+}
+
+// create brings the container to the state created: everything is made, the process is held ready.
+func (m *monitor) create() error {
+	cfg := &Config{}
+	if err := m.sync.Receive(cfg); err != nil {
+		return err
+	}
+	m.cfg = cfg
+	m.phases = newPhases(cfg.Phases, cfg.Begin)
+	m.phases.end(phaseCLI)
+	m.log = newLogger(cfg.Debug)
+	images, err := openImages(cfg)
+	if err != nil {
+		return err
+	}
+	if m.listener, err = inheritedListener(); err != nil {
+		return err
+	}
+	stdio, err := openStdio(cfg)
+	if err != nil {
+		return err
+	}
+	if err := m.enterSandbox(); err != nil {
+		return err
+	}
+	m.phases.end(phaseSandbox)
+	if err := m.startVM(images); err != nil {
+		return err
+	}
+	return m.createContainer(stdio)
+}
+
+func newLogger(debug bool) *slog.Logger {
+	level := slog.LevelError
+	if debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func inheritedListener() (*net.UnixListener, error) {
+	f := os.NewFile(ListenFD, "control")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.New("control socket: not a Unix socket")
+	}
+	return u, nil
+}
+
+// enterSandbox makes the two trees and serves the one that the guest may see.
+func (m *monitor) enterSandbox() error {
+	spec := m.cfg.Spec
+	setHostname(spec)
+	steps, err := oci.Steps(spec.Mounts)
+	if err != nil {
+		return err
+	}
+	if m.tree, err = sandbox.Enter(spec.Root.Path, steps); err != nil {
+		return err
+	}
+	exports := []hostfs.Export{{Name: oci.ExportName(m.cfg.ID, 0), Dir: m.tree.Root, ReadOnly: spec.Root.Readonly}}
+	for i, f := range m.tree.Sources {
+		if f != nil {
+			exports = append(exports, hostfs.Export{Name: oci.ExportName(m.cfg.ID, i+1), Dir: f, ReadOnly: steps[i].ReadOnly})
+		}
+	}
+	m.files, err = hostfs.New(hostfs.Config{Exports: exports, Logger: m.log, ProcSelfFD: m.tree.ProcSelfFD})
+	return err
+}
+
+// setHostname gives the monitor's own UTS namespace the container's name: engines look at it.
+func setHostname(spec *specs.Spec) {
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == specs.UTSNamespace && spec.Hostname != "" {
+			_ = unix.Sethostname([]byte(spec.Hostname))
+		}
+	}
+}
+
+// startVM makes the VM, lets it run and takes the agent's control stream.
+func (m *monitor) startVM(i *images) error {
+	var err error
+	if m.socket, err = vsock.New(vsock.Config{GuestCID: guestCID, Logger: m.log}); err != nil {
+		return err
+	}
+	listener, err := m.socket.Listen(agent.Port)
+	if err != nil {
+		return err
+	}
+	share, err := fs.New(fs.Config{Tag: agent.Tag, Server: fuse.NewProtocolServer(m.files, m.files.Options()), Logger: m.log})
+	if err != nil {
+		return err
+	}
+	if m.cfg.Debug {
+		m.last.mirror = os.Stderr
+	}
+	if m.vm, err = newVM(m.cfg, i, m.last, m.socket, share); err != nil {
+		return err
+	}
+	m.phases.end(phaseVM)
+	go func() { m.ended <- m.vm.Run(context.Background()) }()
+	return m.acceptAgent(listener)
+}
+
+// acceptAgent waits for PID 1, unless the VM ends before.
+func (m *monitor) acceptAgent(l net.Listener) error {
+	ctx, cancel := context.WithTimeout(context.Background(), bootTime)
+	defer cancel()
+	accepted := make(chan error, 1)
+	go func() {
+		var err error
+		m.guest, err = host.Accept(ctx, l)
+		accepted <- err
+	}()
+	select {
+	case err := <-accepted:
+		m.phases.end(phaseKernel)
+		if err != nil {
+			return fmt.Errorf("guest: %w", err)
+		}
+		return nil
+	case err := <-m.ended:
+		m.ended <- err
+		return m.whyEnded(err)
+	}
+}
+
+// whyEnded explains a VM that ended by itself.
+func (m *monitor) whyEnded(err error) error {
+	if errors.Is(err, vmm.ErrReset) {
+		return errors.New(m.last.reason())
+	}
+	return err
+}
+
+// createContainer has the guest make the container.
+func (m *monitor) createContainer(stdio *stdio) error {
+	message, err := oci.Guest(m.cfg.ID, m.cfg.Spec)
+	if err != nil {
+		return err
+	}
+	if err := m.guest.Configure(&agent.Configure{RealtimeNS: time.Now().UnixNano(), Hostname: m.cfg.Spec.Hostname}); err != nil {
+		return err
+	}
+	m.init = m.newProcess("", stdio)
+	m.init.assignStreams(&message.Process)
+	if err := m.guest.Create(message); err != nil {
+		return m.explain(err)
+	}
+	m.init.attach()
+	m.phases.end(phaseContainer)
+	return nil
+}
+
+// explain prefers the reason of a VM that ended over the broken stream that shows it.
+func (m *monitor) explain(err error) error {
+	select {
+	case ended := <-m.ended:
+		m.ended <- ended
+		return m.whyEnded(ended)
+	case <-time.After(50 * time.Millisecond):
+		return err
+	}
+}
+
+// handOver reports that the container is created and waits until its state is recorded.
+func (m *monitor) handOver() error {
+	if err := m.sync.Send(control.Reply{}); err != nil {
+		return err
+	}
+	var goOn control.Request
+	if err := m.sync.Receive(&goOn); err != nil {
+		return err
+	}
+	return m.sync.Close()
+}
+
+// serve answers calls until the container's process ends or the VM does.
+func (m *monitor) serve() int {
+	go m.acceptCalls()
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	for {
+		select {
+		case status := <-m.init.exited:
+			m.phases.end(phaseProcess)
+			m.finish()
+			return status
+		case err := <-m.ended:
+			m.ended <- err
+			complain(m.whyEnded(err))
+			return 255
+		case s := <-signals:
+			m.forward(s.(unix.Signal))
+		}
+	}
+}
+
+// forward passes on what an engine sends to the monitor itself: its pid stands for the container's process.
+func (m *monitor) forward(s unix.Signal) {
+	switch s {
+	case unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE, unix.SIGHUP:
+	case unix.SIGWINCH:
+		if size, ok := terminal.GetSize(m.init.stdio.tty); ok {
+			m.init.resize(size)
+		}
+	default:
+		_ = m.init.signal(s, false)
+	}
+}
+
+// finish has the guest write back what it holds; the VM then ends with this process, which is quicker than undoing it.
+func (m *monitor) finish() {
+	if err := m.guest.Sync(); err != nil {
+		m.log.Debug("sync", "error", err)
+	}
+	m.phases.end(phaseExit)
+	m.phases.write(os.Stderr)
+}

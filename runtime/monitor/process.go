@@ -1,0 +1,138 @@
+package monitor
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/terminal"
+)
+
+// stdio are the host's ends of a process's streams. With a terminal in and out are the same file, err is nil.
+type stdio struct {
+	in, out, err *os.File
+	tty          *os.File // whose window size is the terminal's
+	terminal     bool
+}
+
+// openStdio returns the monitor's own streams, or a new terminal whose master goes over the console socket.
+func openStdio(cfg *Config) (*stdio, error) {
+	s := &stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, tty: os.Stdin, terminal: cfg.Spec.Process.Terminal}
+	if cfg.ConsoleSocket == "" {
+		return s, nil
+	}
+	slave, err := terminal.Own(cfg.ConsoleSocket)
+	if err != nil {
+		return nil, err
+	}
+	s.in, s.out, s.tty = slave, slave, slave
+	return s, nil
+}
+
+// process is a process in the guest that this monitor feeds and drains.
+type process struct {
+	m      *monitor
+	execID string
+	stdio  *stdio
+	ids    [3]uint32 // stream ids: stdin, stdout, stderr; with a terminal the first alone
+	exited chan int
+	output sync.WaitGroup
+}
+
+// drainTime is how long a process's output may take to arrive after it ended: a child of it may hold the streams open.
+const drainTime = 10 * time.Second
+
+func (m *monitor) newProcess(execID string, s *stdio) *process {
+	return &process{m: m, execID: execID, stdio: s, exited: make(chan int, 1)}
+}
+
+// assignStreams reserves the stream ids that the guest will dial.
+func (p *process) assignStreams(a *agent.Process) {
+	p.ids[0] = p.m.guest.NewStream()
+	if p.stdio.terminal {
+		a.Console = p.ids[0]
+		if size, ok := terminal.GetSize(p.stdio.tty); ok && a.Rows == 0 {
+			a.Rows, a.Cols = size.Rows, size.Columns
+		}
+		return
+	}
+	p.ids[1], p.ids[2] = p.m.guest.NewStream(), p.m.guest.NewStream()
+	a.Stdin, a.Stdout, a.Stderr = p.ids[0], p.ids[1], p.ids[2]
+}
+
+// attach starts the copying between the host's streams and the guest's, and the wait for the process's end.
+func (p *process) attach() {
+	ended := p.m.guest.Exited(p.m.cfg.ID, p.execID)
+	if p.stdio.terminal {
+		p.output.Go(func() { p.copyOut(p.ids[0], p.stdio.out) })
+		go p.copyIn(p.ids[0])
+	} else {
+		p.output.Go(func() { p.copyOut(p.ids[1], p.stdio.out) })
+		p.output.Go(func() { p.copyOut(p.ids[2], p.stdio.err) })
+		go p.copyIn(p.ids[0])
+	}
+	go func() {
+		status, ok := <-ended
+		if !ok {
+			return // the VM ended: serve sees that
+		}
+		p.drain()
+		p.exited <- int(status.Status)
+	}()
+}
+
+func (p *process) drain() {
+	done := make(chan struct{})
+	go func() {
+		p.output.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+	}
+}
+
+func (p *process) copyOut(id uint32, out *os.File) {
+	stream, err := p.m.guest.Stream(id)
+	if err != nil {
+		return
+	}
+	defer func() {
+		if !p.stdio.terminal {
+			stream.Close()
+		}
+	}()
+	if _, err := copyBuffer(out, stream); err != nil && !errors.Is(err, unix.EPIPE) {
+		p.m.log.Debug("output", "error", err)
+	}
+}
+
+func (p *process) copyIn(id uint32) {
+	stream, err := p.m.guest.Stream(id)
+	if err != nil {
+		return
+	}
+	_, _ = copyBuffer(stream, p.stdio.in)
+	if half, ok := stream.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+}
+
+// copyBuffer is io.Copy with a buffer that is worth a packet.
+func copyBuffer(dst io.Writer, src io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, 64<<10))
+}
+
+func (p *process) signal(s unix.Signal, all bool) error {
+	return p.m.guest.Signal(&agent.Signal{ID: p.m.cfg.ID, ExecID: p.execID, Signal: uint8(s), All: all})
+}
+
+func (p *process) resize(size terminal.Size) {
+	_ = p.m.guest.Resize(&agent.Resize{ID: p.m.cfg.ID, ExecID: p.execID, Rows: size.Rows, Cols: size.Columns})
+}
