@@ -1,0 +1,126 @@
+package guest
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// Where PID 1 has its own things.
+const (
+	exportDir  = "/run/govmm/fs"
+	scratchDir = "/run/govmm/root"
+	cgroupDir  = "/sys/fs/cgroup"
+)
+
+// Boot makes the guest's own mounts, as PID 1 that the kernel has just started from an initramfs, and returns how to
+// serve the host. mdlayher/vsock carries the streams: it costs 360 KB of the binary and 0.1 million instructions at
+// start, beside raw sockets on the netpoller, of the 3 MB and 2 million that there are.
+func Boot() (Config, error) {
+	phases := agent.Phases{Init: BootTime()}
+	if err := newRoot(); err != nil {
+		return Config{}, wrap("make the root", err)
+	}
+	for _, m := range []struct {
+		dir, kind, data string
+		flags           uintptr
+	}{
+		{"/proc", "proc", "", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		{"/sys", "sysfs", "", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		{"/dev", "devtmpfs", "mode=755", unix.MS_NOSUID | unix.MS_NOEXEC},
+		{cgroupDir, "cgroup2", "nsdelegate,memory_recursiveprot", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+	} {
+		if err := unix.Mount(m.kind, m.dir, m.kind, m.flags, m.data); err != nil {
+			return Config{}, wrap("mount "+m.dir, err)
+		}
+	}
+	if err := enableControllers(cgroupDir); err != nil {
+		return Config{}, wrap("enable cgroup controllers", err)
+	}
+	if err := loopbackUp(); err != nil {
+		return Config{}, wrap("bring lo up", err)
+	}
+	if err := writeFile("/proc/self/oom_score_adj", "-1000"); err != nil {
+		return Config{}, err
+	}
+	phases.Mounts = BootTime()
+	return Config{
+		Dial:    func() (Stream, error) { return vsock.Dial(agent.HostCID, agent.Port, nil) },
+		Export:  sync.OnceValues(mountExport),
+		Scratch: scratchDir,
+		Cgroup:  cgroupDir,
+		Phases:  phases,
+		Reset:   Reset,
+	}, nil
+}
+
+// newRoot leaves the initramfs for a tmpfs: the kernel's first root cannot be pivoted from, and a container that were
+// only chrooted would have it below its own.
+func newRoot() error {
+	const dir = "/sys" // any directory that the initramfs has
+	if err := unix.Mount("root", dir, "tmpfs", 0, "mode=755,size=1m"); err != nil {
+		return err
+	}
+	for _, d := range []string{"/proc", "/sys", "/dev", "/run", "/run/govmm", exportDir, scratchDir} {
+		if err := unix.Mkdir(dir+d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	return unix.Chdir("/")
+}
+
+func enableControllers(dir string) error {
+	b, err := os.ReadFile(dir + "/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	names := strings.Fields(string(b))
+	if len(names) == 0 {
+		return nil
+	}
+	return writeFile(dir+"/cgroup.subtree_control", "+"+strings.Join(names, " +"))
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return os.NewSyscallError("SIOCSIFFLAGS", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
+}
+
+func mountExport() (string, error) {
+	err := unix.Mount(agent.Tag, exportDir, "virtiofs", 0, "")
+	if errors.Is(err, unix.EINVAL) {
+		err = errors.New("no virtio-fs device with the tag " + agent.Tag)
+	}
+	return exportDir, err
+}
+
+// Reset ends the machine.
+func Reset() {
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {}
+}

@@ -1,0 +1,166 @@
+package guest
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// cgroup is a container's directory below the cgroup2 mount; "" is none, for which every method does nothing.
+type cgroup string
+
+func newCgroup(mount, id string, r agent.Resources) (cgroup, error) {
+	if mount == "" {
+		return "", nil
+	}
+	c := cgroup(mount + "/" + id)
+	if err := unix.Mkdir(string(c), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return "", wrap("make the container's cgroup", err)
+	}
+	// A container whose memory runs out loses one process, as under runc, not all of them.
+	if err := c.apply(r); err != nil {
+		c.remove()
+		return "", err
+	}
+	return c, nil
+}
+
+// apply sets the limits. MemorySwap counts memory too, cgroup2's file does not.
+func (c cgroup) apply(r agent.Resources) error {
+	if c == "" {
+		return nil
+	}
+	swap := r.MemorySwap
+	if swap > 0 && r.MemoryMax > 0 {
+		swap -= r.MemoryMax
+		if swap < 0 {
+			return failure(agent.Invalid, "memory+swap limit should be >= memory limit")
+		}
+	}
+	if err := c.set("memory.swap.max", swap, r.MemorySwap != 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err // a kernel without swap has no such file
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{{"memory.max", r.MemoryMax}, {"memory.low", r.MemoryLow}, {"pids.max", r.PidsMax}} {
+		if err := c.set(f.name, f.value, f.value != 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c cgroup) set(file string, value int64, wanted bool) error {
+	if !wanted {
+		return nil
+	}
+	text := "max"
+	if value >= 0 {
+		text = strconv.FormatInt(value, 10)
+	} else if file == "memory.low" {
+		text = "0"
+	}
+	return writeFile(string(c)+"/"+file, text)
+}
+
+// open returns a descriptor to start a process in, or -1.
+func (c cgroup) open() int {
+	if c == "" {
+		return -1
+	}
+	fd, err := unix.Open(string(c), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
+// of returns the cgroup in which pid is: a container that manages cgroups itself (systemd) may have left c for one
+// below, and a cgroup with controllers enabled below it takes no process.
+func (c cgroup) of(pid int) cgroup {
+	if c == "" {
+		return ""
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return c
+	}
+	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "0::/")
+	mount, id := string(c)[:strings.LastIndexByte(string(c), '/')], string(c)[strings.LastIndexByte(string(c), '/')+1:]
+	if !ok || !strings.HasPrefix(path+"/", id+"/") || strings.Contains(path, "..") {
+		return c
+	}
+	return cgroup(mount + "/" + path)
+}
+
+// oomKilled tells whether the limit of memory has killed in c.
+func (c cgroup) oomKilled() bool {
+	if c == "" {
+		return false
+	}
+	b, err := os.ReadFile(string(c) + "/memory.events")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return strings.TrimSpace(n) != "0"
+		}
+	}
+	return false
+}
+
+// members lists the processes in c and below it.
+func (c cgroup) members() []int {
+	b, err := os.ReadFile(string(c) + "/cgroup.procs")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, line := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(line); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	for _, sub := range c.children() {
+		pids = append(pids, sub.members()...)
+	}
+	return pids
+}
+
+func (c cgroup) children() []cgroup {
+	entries, err := os.ReadDir(string(c))
+	if err != nil {
+		return nil
+	}
+	var subs []cgroup
+	for _, e := range entries {
+		if e.IsDir() {
+			subs = append(subs, c+cgroup("/"+e.Name()))
+		}
+	}
+	return subs
+}
+
+// remove deletes c and what the container made below it. A process that has just ended may still be counted.
+func (c cgroup) remove() {
+	if c == "" {
+		return
+	}
+	for _, sub := range c.children() {
+		sub.remove()
+	}
+	for range 50 {
+		if err := unix.Rmdir(string(c)); !errors.Is(err, unix.EBUSY) {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}

@@ -1,0 +1,144 @@
+package guest
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// StageName is args[0] of a stage: main calls Stage when it finds it there.
+const StageName = "govmm-init: stage"
+
+// Stage sets a process of a container up and becomes it. It runs in the container's namespaces, save for those that it
+// still has to join, and on one thread: what it changes (root, credentials, namespaces) is that thread's, and the
+// thread's execve makes it the process's.
+func Stage() {
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1) // too short a life for it
+	// The container's processes may see this one: not its descriptors and memory.
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	for fd := stageSync; fd <= stagePID; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	if err := stageMain(); err != nil {
+		r := &agent.Reply{Code: agent.CodeOf(err), Text: err.Error()}
+		if b, err := agent.Append(nil, 0, r); err == nil {
+			_ = writeAll(stageSync, b)
+		}
+		os.Exit(1)
+	}
+}
+
+func stageMain() error {
+	sync := &fdReader{fd: stageSync, received: -1}
+	_, m, err := agent.Read(sync, agent.Host)
+	if err != nil {
+		return err
+	}
+	e := &execution{}
+	switch m := m.(type) {
+	case *agent.CreateContainer:
+		e.p = &m.Process
+		if err = e.early(); err == nil {
+			err = e.makeContainer(m)
+		}
+	case *agent.Exec:
+		e.p = &m.Process
+		if err = e.early(); err == nil {
+			err = e.joinContainer()
+		}
+	default:
+		err = failure(agent.Invalid, "not a stage's request")
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.finish(); err != nil {
+		return err
+	}
+	if err := e.ready(); err != nil {
+		return err
+	}
+	if _, m, err = agent.Read(sync, agent.Host); err != nil {
+		return err
+	}
+	if _, ok := m.(*agent.StartContainer); !ok {
+		return failure(agent.Invalid, "not a stage's request")
+	}
+	return e.exec()
+}
+
+// execution is the process that a stage becomes.
+type execution struct {
+	p      *agent.Process
+	master int // of the terminal, when p.Terminal
+	path   string
+	env    []string
+}
+
+// early does what needs PID 1's own procfs.
+func (e *execution) early() error {
+	adj := int32(0) // PID 1's own is -1000, and inherited
+	if e.p.SetOOMScoreAdj {
+		adj = e.p.OOMScoreAdj
+	}
+	return wrap("set oom_score_adj", writeFile("/proc/self/oom_score_adj", strconv.Itoa(int(adj))))
+}
+
+func (e *execution) joinContainer() error {
+	// A thread that shares its root and working directory with others cannot change its mount namespace (setns(2)).
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Setns(stagePID, unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("setns", err)
+	}
+	if !e.p.Terminal {
+		return nil
+	}
+	root, err := openRoot("/")
+	if err != nil {
+		return err
+	}
+	defer root.close()
+	_, err = e.openTerminal(root)
+	return err
+}
+
+// ready tells PID 1 that only the word to start is missing, and hands it the terminal.
+func (e *execution) ready() error {
+	b, err := agent.Append(nil, 0, new(agent.Reply))
+	if err != nil {
+		return err
+	}
+	var oob []byte
+	if e.p.Terminal {
+		oob = unix.UnixRights(e.master)
+	}
+	err = unix.Sendmsg(stageSync, b, oob, nil, unix.MSG_NOSIGNAL)
+	return os.NewSyscallError("sendmsg", err)
+}
+
+// exec becomes the program. It returns only on failure.
+func (e *execution) exec() error {
+	if e.p.NoNewPrivileges {
+		if err := e.installSeccomp(); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Exec(e.path, e.p.Args, e.env); err != nil {
+		err = error(&os.PathError{Op: "exec", Path: e.path, Err: err})
+		if errors.Is(err, unix.ENOENT) {
+			return &agent.Error{Code: agent.NoProgram, Text: err.Error()}
+		}
+		return &agent.Error{Code: agent.NotExecutable, Text: err.Error()}
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package agent
+
+// A Kind is a message's type on the wire.
+type Kind uint8
+
+// The kinds, the host's requests first.
+const (
+	kindConfigure Kind = iota + 1
+	kindCreate
+	kindStart
+	kindExec
+	kindSignal
+	kindResize
+	kindCloseStdin
+	kindSetTime
+	kindUpdate
+	kindListProcesses
+	kindSyncFS
+	kindShutdown
+	kindDelete
+
+	kindHello Kind = iota + 64
+	kindReply
+	kindExited
+)
+
+// A Message is one of the structs below.
+type Message interface {
+	kind() Kind
+	code(c *coder)
+}
+
+func newMessage(k Kind, from Side) Message {
+	if from == Guest {
+		switch k {
+		case kindHello:
+			return new(Hello)
+		case kindReply:
+			return new(Reply)
+		case kindExited:
+			return new(Exited)
+		}
+		return nil
+	}
+	switch k {
+	case kindConfigure:
+		return new(Configure)
+	case kindCreate:
+		return new(CreateContainer)
+	case kindStart:
+		return new(StartContainer)
+	case kindExec:
+		return new(Exec)
+	case kindSignal:
+		return new(Signal)
+	case kindResize:
+		return new(Resize)
+	case kindCloseStdin:
+		return new(CloseStdin)
+	case kindSetTime:
+		return new(SetTime)
+	case kindUpdate:
+		return new(Update)
+	case kindListProcesses:
+		return new(ListProcesses)
+	case kindSyncFS:
+		return new(SyncFS)
+	case kindShutdown:
+		return new(Shutdown)
+	case kindDelete:
+		return new(DeleteContainer)
+	}
+	return nil
+}
+
+// Phases are moments of the guest's boot, in nanoseconds of CLOCK_BOOTTIME.
+type Phases struct {
+	Init   uint64 // PID 1's first instruction of ours
+	Mounts uint64 // its own mounts are made
+	Hello  uint64 // the control stream is open
+}
+
+// Hello is the guest's first message.
+type Hello struct {
+	KernelRelease string
+	Phases        Phases
+	Secret        [SecretSize]byte
+}
+
+func (*Hello) kind() Kind { return kindHello }
+func (m *Hello) code(c *coder) {
+	c.str(&m.KernelRelease)
+	c.u64(&m.Phases.Init)
+	c.u64(&m.Phases.Mounts)
+	c.u64(&m.Phases.Hello)
+	c.raw(m.Secret[:])
+}
+
+// Reply answers the request with its id.
+type Reply struct {
+	Code Code
+	Text string
+	// PID is what CreateContainer and Exec started, in the guest's first PID namespace.
+	PID       int32
+	Processes []ProcessInfo // of ListProcesses
+}
+
+func (*Reply) kind() Kind { return kindReply }
+func (m *Reply) code(c *coder) {
+	c.u32((*uint32)(&m.Code))
+	c.str(&m.Text)
+	c.i32(&m.PID)
+	list(c, &m.Processes, func(p *ProcessInfo) { p.code(c) })
+}
+
+// ProcessInfo is a line of ps.
+type ProcessInfo struct {
+	PID, PPID       int32 // in the guest's first PID namespace
+	NSPID           int32 // in the container's
+	UID             uint32
+	TTY             uint32 // device number, 0 without
+	StartTime       uint64 // clock ticks (1/100 s) after boot
+	CPUTime         uint64 // clock ticks
+	State           uint8  // R, S, D, Z, ...
+	Command         string // arguments joined by a space, or [name]
+	BootTimeSeconds int64  // CLOCK_REALTIME at boot
+}
+
+func (m *ProcessInfo) code(c *coder) {
+	c.i32(&m.PID)
+	c.i32(&m.PPID)
+	c.i32(&m.NSPID)
+	c.u32(&m.UID)
+	c.u32(&m.TTY)
+	c.u64(&m.StartTime)
+	c.u64(&m.CPUTime)
+	c.u8(&m.State)
+	c.str(&m.Command)
+	c.i64(&m.BootTimeSeconds)
+}
+
+// Exited tells that a process ended; it is sent after all its output was written to its streams.
+type Exited struct {
+	ID, ExecID string
+	Status     uint8 // exit code, or 128 plus the signal
+	Signal     uint8 // the signal that ended it, or 0
+	OOMKilled  bool  // the memory limit's killer was at work in the container
+	// StdoutBytes and StderrBytes are what was sent until the process ended. A child of it may hold the streams open;
+	// after so many bytes the process's own output is complete.
+	StdoutBytes, StderrBytes uint64
+}
+
+func (*Exited) kind() Kind { return kindExited }
+func (m *Exited) code(c *coder) {
+	c.str(&m.ID)
+	c.str(&m.ExecID)
+	c.u8(&m.Status)
+	c.u8(&m.Signal)
+	c.flag(&m.OOMKilled)
+	c.u64(&m.StdoutBytes)
+	c.u64(&m.StderrBytes)
+}
+
+// Configure is the host's first request, and again the first one after a restore.
+type Configure struct {
+	RealtimeNS int64  // the host's CLOCK_REALTIME, 0 to leave the guest's
+	Entropy    []byte // mixed into the guest's random pool
+	Hostname   string // of the guest itself
+}
+
+func (*Configure) kind() Kind { return kindConfigure }
+func (m *Configure) code(c *coder) {
+	c.i64(&m.RealtimeNS)
+	list(c, &m.Entropy, c.u8)
+	c.str(&m.Hostname)
+}
+
+// StartContainer lets a created container's process run.
+type StartContainer struct{ ID string }
+
+func (*StartContainer) kind() Kind      { return kindStart }
+func (m *StartContainer) code(c *coder) { c.str(&m.ID) }
+
+// DeleteContainer removes what a container that ended leaves in the guest: its id and its cgroup.
+type DeleteContainer struct{ ID string }
+
+func (*DeleteContainer) kind() Kind      { return kindDelete }
+func (m *DeleteContainer) code(c *coder) { c.str(&m.ID) }
+
+// Exec starts one more process in a container, at once.
+type Exec struct {
+	ID, ExecID string
+	Process    Process
+}
+
+func (*Exec) kind() Kind { return kindExec }
+func (m *Exec) code(c *coder) {
+	c.str(&m.ID)
+	c.str(&m.ExecID)
+	m.Process.code(c)
+}
+
+// Signal signals a process, or with All every process of the container.
+type Signal struct {
+	ID, ExecID string
+	Signal     uint8
+	All        bool
+}
+
+func (*Signal) kind() Kind { return kindSignal }
+func (m *Signal) code(c *coder) {
+	c.str(&m.ID)
+	c.str(&m.ExecID)
+	c.u8(&m.Signal)
+	c.flag(&m.All)
+}
+
+// Resize sets the size of a process's terminal.
+type Resize struct {
+	ID, ExecID string
+	Rows, Cols uint16
+}
+
+func (*Resize) kind() Kind { return kindResize }
+func (m *Resize) code(c *coder) {
+	c.str(&m.ID)
+	c.str(&m.ExecID)
+	c.u16(&m.Rows)
+	c.u16(&m.Cols)
+}
+
+// CloseStdin ends a process's input, whatever of it is still on the way.
+type CloseStdin struct{ ID, ExecID string }
+
+func (*CloseStdin) kind() Kind { return kindCloseStdin }
+func (m *CloseStdin) code(c *coder) {
+	c.str(&m.ID)
+	c.str(&m.ExecID)
+}
+
+// SetTime corrects the guest's clock after a pause.
+type SetTime struct{ RealtimeNS int64 }
+
+func (*SetTime) kind() Kind      { return kindSetTime }
+func (m *SetTime) code(c *coder) { c.i64(&m.RealtimeNS) }
+
+// Update changes a container's limits.
+type Update struct {
+	ID        string
+	Resources Resources
+}
+
+func (*Update) kind() Kind { return kindUpdate }
+func (m *Update) code(c *coder) {
+	c.str(&m.ID)
+	m.Resources.code(c)
+}
+
+// ListProcesses asks for a container's processes.
+type ListProcesses struct{ ID string }
+
+func (*ListProcesses) kind() Kind      { return kindListProcesses }
+func (m *ListProcesses) code(c *coder) { c.str(&m.ID) }
+
+// SyncFS writes back every file system.
+type SyncFS struct{}
+
+func (*SyncFS) kind() Kind  { return kindSyncFS }
+func (*SyncFS) code(*coder) {}
+
+// Shutdown ends every process, writes back, unmounts and resets the machine. Its Reply comes before the reset.
+type Shutdown struct{}
+
+func (*Shutdown) kind() Kind  { return kindShutdown }
+func (*Shutdown) code(*coder) {}

@@ -1,0 +1,179 @@
+package agent
+
+// CreateContainer makes a container's namespaces, mounts and process, all but its last step: to execute the program.
+type CreateContainer struct {
+	ID     string
+	Rootfs Rootfs
+	Mounts []Mount // made in this order
+	// Devices are made besides the default ones of the runtime specification (null, zero, full, random, urandom, tty).
+	Devices                    []Device
+	Hostname, Domainname       string
+	Sysctls                    []Sysctl
+	MaskedPaths, ReadonlyPaths []string
+	Resources                  Resources
+	Process                    Process
+}
+
+func (*CreateContainer) kind() Kind { return kindCreate }
+func (m *CreateContainer) code(c *coder) {
+	c.str(&m.ID)
+	m.Rootfs.code(c)
+	list(c, &m.Mounts, func(v *Mount) { v.code(c) })
+	list(c, &m.Devices, func(v *Device) { v.code(c) })
+	c.str(&m.Hostname)
+	c.str(&m.Domainname)
+	list(c, &m.Sysctls, func(v *Sysctl) { c.str(&v.Name); c.str(&v.Value) })
+	list(c, &m.MaskedPaths, c.str)
+	list(c, &m.ReadonlyPaths, c.str)
+	m.Resources.code(c)
+	m.Process.code(c)
+}
+
+// Rootfs is the container's root.
+type Rootfs struct {
+	Source      string // below the exported tree: /<container>/0
+	Readonly    bool
+	Propagation uint64 // MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE, with MS_REC; 0 is private
+}
+
+func (m *Rootfs) code(c *coder) {
+	c.str(&m.Source)
+	c.flag(&m.Readonly)
+	c.u64(&m.Propagation)
+}
+
+// Mount is one mount of the config, its options understood.
+type Mount struct {
+	Bind                     bool
+	Recursive                bool   // Bind: rbind
+	CopyUp                   bool   // tmpfs: begin with what the mount point held
+	Source                   string // Bind: below the exported tree, /<container>/<n>; else what mount(8) shows
+	Target                   string // in the container
+	Type                     string
+	Flags, Clear             uint64 // MS_* set and taken away
+	RecAttrSet, RecAttrClear uint64 // MOUNT_ATTR_* for the whole tree
+	Propagation              uint64 // MS_*, 0 for the default, private
+	Data                     string
+}
+
+func (m *Mount) code(c *coder) {
+	c.flag(&m.Bind)
+	c.flag(&m.Recursive)
+	c.flag(&m.CopyUp)
+	c.str(&m.Source)
+	c.str(&m.Target)
+	c.str(&m.Type)
+	c.u64(&m.Flags)
+	c.u64(&m.Clear)
+	c.u64(&m.RecAttrSet)
+	c.u64(&m.RecAttrClear)
+	c.u64(&m.Propagation)
+	c.str(&m.Data)
+}
+
+// Device is a device node, or a FIFO.
+type Device struct {
+	Path         string
+	Mode         uint32 // S_IFCHR, S_IFBLK or S_IFIFO, and permissions
+	Major, Minor uint32
+	UID, GID     uint32
+}
+
+func (m *Device) code(c *coder) {
+	c.str(&m.Path)
+	c.u32(&m.Mode)
+	c.u32(&m.Major)
+	c.u32(&m.Minor)
+	c.u32(&m.UID)
+	c.u32(&m.GID)
+}
+
+// Sysctl is a kernel parameter, its name with dots or slashes.
+type Sysctl struct{ Name, Value string }
+
+// Resources are limits of the container's cgroup. 0 leaves a value as it is, -1 takes the limit away.
+type Resources struct {
+	MemoryMax  int64 // bytes
+	MemorySwap int64 // bytes of memory and swap together, as in the runtime specification
+	MemoryLow  int64 // bytes: the reservation
+	PidsMax    int64
+}
+
+func (m *Resources) code(c *coder) {
+	c.i64(&m.MemoryMax)
+	c.i64(&m.MemorySwap)
+	c.i64(&m.MemoryLow)
+	c.i64(&m.PidsMax)
+}
+
+// Process is a process of a container.
+type Process struct {
+	Args, Env                      []string
+	Cwd                            string
+	UID, GID                       uint32
+	Groups                         []uint32
+	Umask                          uint32 // 0o22 where the config has none
+	Capabilities                   Capabilities
+	Rlimits                        []Rlimit
+	NoNewPrivileges                bool
+	SetOOMScoreAdj                 bool
+	OOMScoreAdj                    int32
+	Terminal                       bool
+	Rows, Cols                     uint16 // of the terminal, 0 for unknown
+	Seccomp                        Seccomp
+	Stdin, Stdout, Stderr, Console uint32 // stream ids, 0 for /dev/null; with Terminal only Console
+}
+
+func (m *Process) code(c *coder) {
+	list(c, &m.Args, c.str)
+	list(c, &m.Env, c.str)
+	c.str(&m.Cwd)
+	c.u32(&m.UID)
+	c.u32(&m.GID)
+	list(c, &m.Groups, c.u32)
+	c.u32(&m.Umask)
+	m.Capabilities.code(c)
+	list(c, &m.Rlimits, func(v *Rlimit) { c.i32(&v.Resource); c.u64(&v.Soft); c.u64(&v.Hard) })
+	c.flag(&m.NoNewPrivileges)
+	c.flag(&m.SetOOMScoreAdj)
+	c.i32(&m.OOMScoreAdj)
+	c.flag(&m.Terminal)
+	c.u16(&m.Rows)
+	c.u16(&m.Cols)
+	c.u32(&m.Seccomp.Flags)
+	list(c, &m.Seccomp.Filter, func(v *Instruction) { c.u16(&v.Code); c.u8(&v.JT); c.u8(&v.JF); c.u32(&v.K) })
+	c.u32(&m.Stdin)
+	c.u32(&m.Stdout)
+	c.u32(&m.Stderr)
+	c.u32(&m.Console)
+}
+
+// Capabilities are five sets, bit n for capability n (capabilities(7)).
+type Capabilities struct{ Bounding, Effective, Inheritable, Permitted, Ambient uint64 }
+
+func (m *Capabilities) code(c *coder) {
+	c.u64(&m.Bounding)
+	c.u64(&m.Effective)
+	c.u64(&m.Inheritable)
+	c.u64(&m.Permitted)
+	c.u64(&m.Ambient)
+}
+
+// Rlimit is a resource limit; Resource is an RLIMIT_* number.
+type Rlimit struct {
+	Resource   int32
+	Soft, Hard uint64
+}
+
+// Seccomp is a compiled filter (seccomp(2)), installed last; an empty one is none.
+type Seccomp struct {
+	Flags  uint32 // SECCOMP_FILTER_FLAG_*
+	Filter []Instruction
+}
+
+// Instruction is one of classic BPF.
+type Instruction struct {
+	Code   uint16
+	JT, JF uint8
+	K      uint32
+}
