@@ -61,8 +61,8 @@ type Config struct {
 	Serial io.Writer
 	// Devices are the virtio devices, in the order of their slots. At most MaxDevices.
 	Devices []virtio.Device
-	// KVMPath is the KVM device, /dev/kvm by default.
-	KVMPath string
+	// Host is the KVM device, which the VM closes; nil opens /dev/kvm.
+	Host *Host
 	Logger  *slog.Logger
 	// Phase is called on the vCPU's thread for every byte that the guest writes to the boot-phase port.
 	Phase func(phase byte)
@@ -85,9 +85,6 @@ func (c *Config) complete() error {
 	}
 	if c.Memory == 0 {
 		c.Memory = defaultMemory
-	}
-	if c.KVMPath == "" {
-		c.KVMPath = "/dev/kvm"
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -71,9 +71,12 @@ func New(cfg Config) (*VM, error) {
 // than the kernel takes to copy.
 func (v *VM) build() error {
 	var err error
-	if v.sys, err = openKVM(v.cfg.KVMPath); err != nil {
-		return err
+	if v.cfg.Host == nil {
+		if v.cfg.Host, err = OpenHost(""); err != nil {
+			return err
+		}
 	}
+	v.sys = v.cfg.Host.sys
 	if v.mem, err = guestmem.Map(boot.Layout(v.cfg.Memory)); err != nil {
 		return err
 	}
@@ -222,11 +225,19 @@ func (v *VM) Close() {
 	})
 }
 
-// openKVM opens the KVM device and says what to do when it cannot be used.
-func openKVM(path string) (*kvm.System, error) {
+// Host is an open KVM device. A process that leaves the file tree in which the device stands opens it before.
+type Host struct {
+	sys *kvm.System
+}
+
+// OpenHost opens the KVM device at path, /dev/kvm if it is empty. Its errors say what to do.
+func OpenHost(path string) (*Host, error) {
+	if path == "" {
+		path = "/dev/kvm"
+	}
 	sys, err := kvm.OpenPath(path)
 	if err != nil {
-		return nil, explainOpen(path, err)
+		return nil, err
 	}
 	n, err := sys.APIVersion()
 	if err == nil && n != kvm.APIVersion {
@@ -236,5 +247,8 @@ func openKVM(path string) (*kvm.System, error) {
 		sys.Close()
 		return nil, err
 	}
-	return sys, nil
+	return &Host{sys}, nil
 }
+
+// Close closes the device. A VM closes the Host that it was made with.
+func (h *Host) Close() error { return h.sys.Close() }

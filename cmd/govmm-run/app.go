@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,7 @@ type app struct {
 	root, log, logFormat, kernel string
 	debug, systemdCgroup         bool
 	status                       int
+	begin                        time.Time
 }
 
 func (a *app) command() *cobra.Command {

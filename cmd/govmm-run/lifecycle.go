@@ -59,13 +59,14 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	createFlags(cmd, &o.CreateOptions)
 	cmd.Flags().BoolVarP(&o.Detach, "detach", "d", false, "do not wait for the container")
+	cmd.Flags().BoolVar(&o.Phases, "phases", false, "print on standard error where the time of the start went")
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the stopped container for state and delete")
 	cmd.Flags().Bool("no-subreaper", false, "accepted for runc's sake")
 	cmd.RunE = a.withRuntime(func(r *lifecycle.Runtime, args []string) error {
 		if err := checkPreserveFDs(cmd); err != nil {
 			return err
 		}
-		o.ID = args[0]
+		o.ID, o.Begin = args[0], a.begin
 		status, err := r.Run(o)
 		if err != nil {
 			return lifecycle.RunFailed(fmt.Errorf("govmm-run run failed: %w", err))

@@ -4,6 +4,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/govmm/govmm/runtime/lifecycle"
 	"github.com/govmm/govmm/runtime/monitor"
@@ -17,7 +18,7 @@ func main() {
 	case lifecycle.ProxyArgv0:
 		os.Exit(lifecycle.ProxyMain())
 	}
-	a := &app{}
+	a := &app{begin: time.Now()}
 	if err := a.command().Execute(); err != nil {
 		a.report(err)
 		os.Exit(lifecycle.StatusOf(err))

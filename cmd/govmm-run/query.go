@@ -19,7 +19,7 @@ import (
 	"github.com/govmm/govmm/runtime/oci"
 )
 
-const specVersion = specs.Version
+var specVersion = specs.Version
 
 // stateView is runc's JSON form of a container's state.
 type stateView struct {

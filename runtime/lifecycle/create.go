@@ -28,6 +28,9 @@ type CreateOptions struct {
 	ID, Bundle    string
 	PIDFile       string
 	ConsoleSocket string
+	// Phases asks the monitor for a table of the start's phases on standard error; Begin is when this call began.
+	Phases bool
+	Begin  time.Time
 	// Foreground says that the caller stays and serves the terminal on its own standard streams.
 	Foreground bool
 }
@@ -126,6 +129,7 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	}()
 	_, err = sync.Call(monitor.Config{
 		ID: o.ID, Spec: c.spec, Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
+		Phases: o.Phases, Begin: o.Begin.UnixNano(),
 	})
 	if err != nil {
 		return startError(err)
@@ -192,7 +196,7 @@ func (c *created) fork(listener *net.UnixListener, group *cgroup.Group) (*contro
 	defer runtime.UnlockOSThread()
 	c.monitor, err = os.StartProcess("/proc/self/exe", []string{monitor.Argv0, c.State.ID}, &os.ProcAttr{
 		Dir:   "/",
-		Env:   []string{},
+		Env:   c.monitorEnv(),
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket},
 		Sys:   attr,
 	})
@@ -201,6 +205,16 @@ func (c *created) fork(listener *net.UnixListener, group *cgroup.Group) (*contro
 		return nil, fmt.Errorf("start the monitor: %w", err)
 	}
 	return ours, nil
+}
+
+// monitorEnv is the monitor's whole environment. GOMAXPROCS is set there, not by a call that stops the world: one more
+// than the vCPUs, never 1, and never what Go would make of the cgroup's CPU limit.
+func (c *created) monitorEnv() []string {
+	cpus, err := oci.CPUs(c.spec)
+	if err != nil {
+		cpus = 1 // the monitor reports the error
+	}
+	return []string{"GOMAXPROCS=" + strconv.Itoa(cpus+1)}
 }
 
 func cloneFlags(l *specs.Linux) uintptr {

@@ -166,6 +166,7 @@ func proxy(cfg proxyConfig, started func(error)) (int, error) {
 		cfg.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
 	}
 	_, err = conn.Call(control.Request{Op: control.OpExec, Process: cfg.Process}, files...)
+	files[0].Close()
 	started(err)
 	if err != nil {
 		return 0, err
@@ -181,17 +182,27 @@ func proxy(cfg proxyConfig, started func(error)) (int, error) {
 	return end.Status, end.Err()
 }
 
-// execFiles returns the standard streams for the process, and the terminal whose size is its own.
-func execFiles(cfg proxyConfig) ([]*os.File, *os.File, error) {
-	std := []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	if cfg.ConsoleSocket == "" {
-		return std, os.Stdin, nil
+// execFiles returns the standard streams for the process, and the terminal whose size is its own. Input goes through a
+// pipe that this process fills: the monitor must not be left waiting in a read of a terminal that is its user's again.
+func execFiles(cfg proxyConfig) (std []*os.File, tty *os.File, err error) {
+	std, tty = []*os.File{os.Stdin, os.Stdout, os.Stderr}, os.Stdin
+	if cfg.ConsoleSocket != "" {
+		if tty, err = terminal.Own(cfg.ConsoleSocket); err != nil {
+			return nil, nil, err
+		}
+		std = []*os.File{tty, tty, tty}
 	}
-	slave, err := terminal.Own(cfg.ConsoleSocket)
+	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	return []*os.File{slave, slave, slave}, slave, nil
+	in := std[0]
+	go func() {
+		_, _ = io.Copy(w, in)
+		w.Close()
+	}()
+	std[0] = r
+	return std, tty, nil
 }
 
 func passSignals(conn *control.Conn, signals <-chan os.Signal, tty *os.File, isTerminal bool) {

@@ -128,8 +128,10 @@ func (m *monitor) exec(c *control.Conn, r *control.Request) {
 	gone := make(chan struct{})
 	go p.obey(c, gone)
 	select {
-	case status := <-p.exited:
-		_ = c.Send(control.Reply{Exited: true, Status: status})
+	case status, ok := <-p.exited:
+		if ok {
+			_ = c.Send(control.Reply{Exited: true, Status: status})
+		}
 	case <-gone:
 		// The proxy was killed: so is what it stands for.
 		_ = p.signal(unix.SIGKILL, false)

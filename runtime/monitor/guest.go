@@ -15,8 +15,9 @@ import (
 	"github.com/govmm/govmm/vmm"
 )
 
-// images are the kernel and PID 1 of the guest, opened while the host's tree is still there.
+// images are what a VM is made of, opened while the host's tree is still there.
 type images struct {
+	host           *vmm.Host
 	kernel, initrd *vmm.Image
 	cmdline        string
 }
@@ -27,7 +28,12 @@ func openImages(cfg *Config) (*images, error) {
 	if err != nil {
 		return nil, err
 	}
+	host, err := vmm.OpenHost("")
+	if err != nil {
+		return nil, err
+	}
 	i := &images{
+		host:    host,
 		kernel:  &vmm.Image{ReaderAt: assets.Kernel, Size: assets.Kernel.Size()},
 		initrd:  &vmm.Image{ReaderAt: assets.Initrd, Size: assets.Initrd.Size()},
 		cmdline: guestkernel.Cmdline + " " + guestkernel.SerialCmdline,
@@ -63,7 +69,7 @@ func newVM(cfg *Config, i *images, last *lastWords, further ...virtio.Device) (*
 		return nil, err
 	}
 	return vmm.New(vmm.Config{
-		CPUs: cpus, Memory: memory,
+		Host: i.host, CPUs: cpus, Memory: memory,
 		Kernel: i.kernel, Initrd: i.initrd, Cmdline: i.cmdline,
 		Serial:  last,
 		Devices: append([]virtio.Device{rng.New(rand.Reader)}, further...),

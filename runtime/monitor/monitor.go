@@ -256,9 +256,14 @@ func (m *monitor) serve() int {
 	go m.acceptCalls()
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
+	exited := m.init.exited
 	for {
 		select {
-		case status := <-m.init.exited:
+		case status, ok := <-exited:
+			if !ok {
+				exited = nil // the guest is lost: the VM's end says why
+				continue
+			}
 			m.phases.end(phaseProcess)
 			m.finish()
 			return status

@@ -1,11 +1,8 @@
 package monitor
 
 import (
-	"errors"
 	"io"
 	"os"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,11 +38,8 @@ type process struct {
 	stdio  *stdio
 	ids    [3]uint32 // stream ids: stdin, stdout, stderr; with a terminal the first alone
 	exited chan int
-	output sync.WaitGroup
+	output [2]drain // stdout and stderr; with a terminal the first alone
 }
-
-// drainTime is how long a process's output may take to arrive after it ended: a child of it may hold the streams open.
-const drainTime = 10 * time.Second
 
 func (m *monitor) newProcess(execID string, s *stdio) *process {
 	return &process{m: m, execID: execID, stdio: s, exited: make(chan int, 1)}
@@ -69,48 +63,24 @@ func (p *process) assignStreams(a *agent.Process) {
 func (p *process) attach() {
 	ended := p.m.guest.Exited(p.m.cfg.ID, p.execID)
 	if p.stdio.terminal {
-		p.output.Go(func() { p.copyOut(p.ids[0], p.stdio.out) })
-		go p.copyIn(p.ids[0])
+		p.output[0].start(p.m.guest, p.ids[0], p.stdio.out)
+		p.output[1].finish()
 	} else {
-		p.output.Go(func() { p.copyOut(p.ids[1], p.stdio.out) })
-		p.output.Go(func() { p.copyOut(p.ids[2], p.stdio.err) })
-		go p.copyIn(p.ids[0])
+		p.output[0].start(p.m.guest, p.ids[1], p.stdio.out)
+		p.output[1].start(p.m.guest, p.ids[2], p.stdio.err)
 	}
+	go p.copyIn(p.ids[0])
 	go func() {
-		status, ok := <-ended
+		defer close(p.exited)
+		e, ok := <-ended
 		if !ok {
 			return // the VM ended: serve sees that
 		}
-		p.drain()
-		p.exited <- int(status.Status)
+		p.m.guest.Forget(p.m.cfg.ID, p.execID)
+		p.output[0].await(e.StdoutBytes)
+		p.output[1].await(e.StderrBytes)
+		p.exited <- int(e.Status)
 	}()
-}
-
-func (p *process) drain() {
-	done := make(chan struct{})
-	go func() {
-		p.output.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(drainTime):
-	}
-}
-
-func (p *process) copyOut(id uint32, out *os.File) {
-	stream, err := p.m.guest.Stream(id)
-	if err != nil {
-		return
-	}
-	defer func() {
-		if !p.stdio.terminal {
-			stream.Close()
-		}
-	}()
-	if _, err := copyBuffer(out, stream); err != nil && !errors.Is(err, unix.EPIPE) {
-		p.m.log.Debug("output", "error", err)
-	}
 }
 
 func (p *process) copyIn(id uint32) {
@@ -124,9 +94,12 @@ func (p *process) copyIn(id uint32) {
 	}
 }
 
+// copySize is how much one copy moves at a time, in bytes.
+const copySize = 256 << 10
+
 // copyBuffer is io.Copy with a buffer that is worth a packet.
 func copyBuffer(dst io.Writer, src io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, 64<<10))
+	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, copySize))
 }
 
 func (p *process) signal(s unix.Signal, all bool) error {
