@@ -40,6 +40,8 @@ const (
 	bufferSize = 128 << 10
 	// streamTime is what the guest has to open a process's streams, under the slowest emulation.
 	streamTime = 60 * time.Second
+	// lostTime is what the rest of a lost guest's output has to be written out.
+	lostTime = 2 * time.Second
 )
 
 // Create makes a container, all but its last step, and connects its streams. It fills m's stream ids in.
@@ -234,7 +236,11 @@ func (p *Process) take(e *agent.Exited) {
 	for _, arrived := range []<-chan struct{}{p.stdout.await(e.StdoutBytes), p.stderr.await(e.StderrBytes)} {
 		select {
 		case <-arrived:
-		case <-p.c.done: // no more will come
+		case <-p.c.done:
+			select { // what had come already
+			case <-arrived:
+			case <-time.After(lostTime):
+			}
 		}
 	}
 	if p.stdin != nil {
