@@ -1,13 +1,12 @@
-// Package host is the monitor's side of the conversation with govmm-init. The guest is hostile: whatever arrives is
-// bounded, and a guest that breaks the protocol loses its control stream, which ends the client.
+// Package host is the monitor's side of the agent's protocol: it accepts the guest's streams, sends requests and hands
+// out what comes back. The guest is hostile: every message is bounded, and a stream without the secret is closed.
 package host
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -15,241 +14,258 @@ import (
 	"github.com/govmm/govmm/runtime/agent"
 )
 
-var (
-	// ErrClosed is the end of the control stream: the guest is gone.
-	ErrClosed = errors.New("the guest's init is gone")
-	errStream = errors.New("the guest did not open a stream of the process")
-)
+// ErrClosed reports that the guest, or the stream to it, is gone.
+var ErrClosed = errors.New("the guest is gone")
 
-// Client talks to one guest. Its methods may be called at the same time.
+// headerTime is how long a stream may take to say what it is.
+const headerTime = 10 * time.Second
+
+// maxPending bounds streams that were dialled and not asked for, and exits that nobody waits for.
+const maxPending = 256
+
+// Client speaks with one guest's agent.
 type Client struct {
-	hello   agent.Hello
-	log     *slog.Logger
-	l       net.Listener
-	control net.Conn
-	slots   chan struct{}
-	done    chan struct{}
+	// Hello is the guest's first message.
+	Hello agent.Hello
+
+	control  net.Conn
+	listener net.Listener
 
 	sendMu sync.Mutex
 
-	mu       sync.Mutex
-	err      error
-	next     uint32 // request id
-	stream   uint32 // stream id
-	requests map[uint32]chan *agent.Reply
-	streams  map[uint32]chan net.Conn
-	procs    map[processKey]*Process
-	refused  int
+	mu      sync.Mutex
+	lastID  uint32 // of requests
+	lastNum uint32 // of streams
+	replies map[uint32]chan *agent.Reply
+	streams map[uint32]chan net.Conn
+	exits   map[processKey]chan agent.Exited
+	err     error
+	done    chan struct{}
 }
 
-type processKey struct{ id, execID string }
+type processKey struct{ id, exec string }
 
-// Accept waits for the guest's init to open its control stream, then serves l until Close. No process of a user may run
-// in the guest before it returns. When ctx ends first, l is closed. log may be nil.
-func Accept(ctx context.Context, l net.Listener, log *slog.Logger) (*Client, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// Accept takes the agent's control stream, the first one that the guest opens, and starts to serve the others. ctx
+// bounds the wait.
+func Accept(ctx context.Context, l net.Listener) (*Client, error) {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	conn, err := l.Accept()
+	if !stop() && err != nil {
+		return nil, fmt.Errorf("PID 1 did not call within its time: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, err
 	}
 	c := &Client{
-		log: log, l: l, slots: make(chan struct{}, maxHandshakes), done: make(chan struct{}),
-		requests: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{}, procs: map[processKey]*Process{},
+		control: conn, listener: l,
+		replies: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{},
+		exits: map[processKey]chan agent.Exited{}, done: make(chan struct{}),
 	}
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	conn, err := l.Accept()
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("wait for the guest's init: %w", err)
-	}
-	closeConn := context.AfterFunc(ctx, func() { conn.Close() })
-	defer closeConn()
-	if err := c.greet(conn); err != nil {
+	if err := c.hello(); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("greet the guest's init: %w", err)
+		return nil, err
 	}
-	c.control = conn
 	go c.receive()
-	go c.accept()
+	go c.acceptStreams()
 	return c, nil
 }
 
-func (c *Client) greet(conn net.Conn) error {
-	h, err := agent.ReadStreamHeader(conn)
+func (c *Client) hello() error {
+	_ = c.control.SetReadDeadline(time.Now().Add(headerTime))
+	defer func() { _ = c.control.SetReadDeadline(time.Time{}) }()
+	h, err := agent.ReadStreamHeader(c.control)
 	if err != nil {
 		return err
 	}
 	if !h.Control {
-		return agent.ErrMalformed
+		return errors.New("agent: the first stream is not the control stream")
 	}
-	_, m, err := agent.Read(conn, agent.Guest)
+	_, m, err := agent.Read(c.control, agent.Guest)
 	if err != nil {
 		return err
 	}
 	hello, ok := m.(*agent.Hello)
 	if !ok {
-		return agent.ErrMalformed
+		return errors.New("agent: the first message is not Hello")
 	}
-	c.hello = *hello
+	c.Hello = *hello
 	return nil
 }
 
-// Hello is how the guest introduced itself. What it says of itself is not to be trusted.
-func (c *Client) Hello() agent.Hello { return c.hello }
-
-// Done is closed when the control stream has ended.
-func (c *Client) Done() <-chan struct{} { return c.done }
-
-// Err tells why the control stream ended.
-func (c *Client) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
-// Close ends the control stream and stops accepting.
-func (c *Client) Close() error {
-	c.l.Close()
-	return c.control.Close()
-}
-
-// receive reads replies and events until the control stream ends.
+// receive hands out replies and exits until the control stream ends.
 func (c *Client) receive() {
-	err := c.receiveAll()
-	if errors.Is(err, io.EOF) {
-		err = ErrClosed
-	}
-	c.control.Close()
-	c.mu.Lock()
-	c.err = err
-	c.mu.Unlock()
-	close(c.done)
-}
-
-func (c *Client) receiveAll() error {
 	for {
 		id, m, err := agent.Read(c.control, agent.Guest)
 		if err != nil {
-			return err
+			c.fail(err)
+			return
 		}
 		switch m := m.(type) {
 		case *agent.Reply:
 			c.mu.Lock()
-			ch := c.requests[id]
-			delete(c.requests, id)
+			ch := c.replies[id]
+			delete(c.replies, id)
 			c.mu.Unlock()
 			if ch != nil {
 				ch <- m
 			}
 		case *agent.Exited:
-			key := processKey{m.ID, m.ExecID}
-			c.mu.Lock()
-			p := c.procs[key]
-			delete(c.procs, key)
-			c.mu.Unlock()
-			if p != nil {
-				p.exited <- m
+			if ch := c.exitChan(m.ID, m.ExecID); ch != nil {
+				select {
+				case ch <- *m:
+				default: // told twice
+				}
 			}
-		default:
-			return agent.ErrMalformed
 		}
 	}
 }
 
-// Do carries out a request and waits for its reply; the methods below are the usual ways to it. A refusal is an
-// *agent.Error. When ctx ends first, the request may still be carried out.
-func (c *Client) Do(ctx context.Context, m agent.Message) (*agent.Reply, error) {
+// fail ends every wait.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = fmt.Errorf("%w: %w", ErrClosed, err)
+	close(c.done)
+	for key, ch := range c.exits {
+		close(ch)
+		delete(c.exits, key)
+	}
+}
+
+// Done is closed when the guest is gone.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close ends the client.
+func (c *Client) Close() error {
+	c.fail(net.ErrClosed)
+	_ = c.listener.Close()
+	return c.control.Close()
+}
+
+// exitChan returns the channel on which a process's end comes, or nil when the client failed or holds too many.
+func (c *Client) exitChan(id, exec string) chan agent.Exited {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := processKey{id, exec}
+	ch := c.exits[key]
+	if ch == nil && c.err == nil && len(c.exits) < maxPending {
+		ch = make(chan agent.Exited, 1)
+		c.exits[key] = ch
+	}
+	return ch
+}
+
+// Exited returns a channel that receives a process's end, once; it is closed without one when the guest is gone.
+func (c *Client) Exited(id, exec string) <-chan agent.Exited {
+	if ch := c.exitChan(id, exec); ch != nil {
+		return ch
+	}
+	gone := make(chan agent.Exited)
+	close(gone)
+	return gone
+}
+
+// Forget drops what is kept of a process whose end was received.
+func (c *Client) Forget(id, exec string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.exits, processKey{id, exec})
+}
+
+// acceptStreams takes the streams that the guest dials for processes. Whoever does not know the secret is cut off.
+func (c *Client) acceptStreams() {
+	for {
+		conn, err := c.listener.Accept()
+		if err != nil {
+			return
+		}
+		go c.sortStream(conn)
+	}
+}
+
+func (c *Client) sortStream(conn net.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(headerTime))
+	h, err := agent.ReadStreamHeader(conn)
+	_ = conn.SetReadDeadline(time.Time{})
+	if err != nil || h.Control || subtle.ConstantTimeCompare(h.Secret[:], c.Hello.Secret[:]) != 1 {
+		conn.Close()
+		return
+	}
+	c.mu.Lock()
+	ch := c.streams[h.ID]
+	c.mu.Unlock()
+	select {
+	case ch <- conn: // a nil channel, of an id that was never given, blocks
+	default:
+		conn.Close()
+	}
+}
+
+// NewStream reserves a stream id to be put into a Process.
+func (c *Client) NewStream() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastNum++
+	c.streams[c.lastNum] = make(chan net.Conn, 1)
+	return c.lastNum
+}
+
+// Stream waits until the guest has dialled the stream with a reserved id, once.
+func (c *Client) Stream(id uint32) (net.Conn, error) {
+	c.mu.Lock()
+	ch := c.streams[id]
+	c.mu.Unlock()
+	if ch == nil {
+		return nil, fmt.Errorf("agent: stream %d was not reserved", id)
+	}
+	defer c.DropStream(id)
+	select {
+	case conn := <-ch:
+		return conn, nil
+	case <-c.done:
+		return nil, ErrClosed
+	}
+}
+
+// DropStream gives a reserved id back; a stream that still arrives for it is closed.
+func (c *Client) DropStream(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, id)
+}
+
+// call sends a request and waits for its reply.
+func (c *Client) call(m agent.Message) (*agent.Reply, error) {
 	ch := make(chan *agent.Reply, 1)
 	c.mu.Lock()
-	c.next++
-	id := c.next
-	c.requests[id] = ch
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		delete(c.requests, id)
+	if c.err != nil {
 		c.mu.Unlock()
-	}()
-	if err := c.send(id, m); err != nil {
-		if errors.Is(err, agent.ErrTooLarge) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: %w", ErrClosed, err)
+		return nil, c.err
+	}
+	c.lastID++
+	id := c.lastID
+	c.replies[id] = ch
+	c.mu.Unlock()
+
+	c.sendMu.Lock()
+	err := agent.Write(c.control, id, m)
+	c.sendMu.Unlock()
+	if err != nil {
+		c.mu.Lock()
+		delete(c.replies, id)
+		c.mu.Unlock()
+		return nil, err
 	}
 	select {
 	case r := <-ch:
 		if r.Code != agent.OK {
-			return nil, &agent.Error{Code: r.Code, Text: r.Text}
+			return r, &agent.Error{Code: r.Code, Text: r.Text}
 		}
 		return r, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	case <-c.done:
-		return nil, c.Err()
+		return nil, c.err
 	}
-}
-
-func (c *Client) send(id uint32, m agent.Message) error {
-	c.sendMu.Lock()
-	defer c.sendMu.Unlock()
-	return agent.Write(c.control, id, m)
-}
-
-// Configure sets the guest's clock, entropy and host name.
-func (c *Client) Configure(ctx context.Context, m *agent.Configure) error {
-	_, err := c.Do(ctx, m)
-	return err
-}
-
-// Start lets a created container run.
-func (c *Client) Start(ctx context.Context, id string) error {
-	_, err := c.Do(ctx, &agent.StartContainer{ID: id})
-	return err
-}
-
-// Delete forgets a container that has ended.
-func (c *Client) Delete(ctx context.Context, id string) error {
-	_, err := c.Do(ctx, &agent.DeleteContainer{ID: id})
-	return err
-}
-
-// SignalAll signals every process of a container.
-func (c *Client) SignalAll(ctx context.Context, id string, signal uint8) error {
-	_, err := c.Do(ctx, &agent.Signal{ID: id, Signal: signal, All: true})
-	return err
-}
-
-// Processes lists a container's processes.
-func (c *Client) Processes(ctx context.Context, id string) ([]agent.ProcessInfo, error) {
-	r, err := c.Do(ctx, &agent.ListProcesses{ID: id})
-	if err != nil {
-		return nil, err
-	}
-	return r.Processes, nil
-}
-
-// Update changes a container's limits.
-func (c *Client) Update(ctx context.Context, id string, r agent.Resources) error {
-	_, err := c.Do(ctx, &agent.Update{ID: id, Resources: r})
-	return err
-}
-
-// SetTime sets the guest's clock to now, when it is off by more than 2 ms.
-func (c *Client) SetTime(ctx context.Context, now time.Time) error {
-	_, err := c.Do(ctx, &agent.SetTime{RealtimeNS: now.UnixNano()})
-	return err
-}
-
-// SyncFS writes back the guest's file systems.
-func (c *Client) SyncFS(ctx context.Context) error {
-	_, err := c.Do(ctx, new(agent.SyncFS))
-	return err
-}
-
-// Shutdown ends every process of the guest and writes back. When it returns, the VM may be closed; the guest resets the
-// machine by itself too.
-func (c *Client) Shutdown(ctx context.Context) error {
-	_, err := c.Do(ctx, new(agent.Shutdown))
-	return err
 }

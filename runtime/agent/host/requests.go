@@ -1,0 +1,47 @@
+package host
+
+import "github.com/govmm/govmm/runtime/agent"
+
+func (c *Client) do(m agent.Message) error {
+	_, err := c.call(m)
+	return err
+}
+
+// Configure sets the guest's clock, entropy and name.
+func (c *Client) Configure(m *agent.Configure) error { return c.do(m) }
+
+// Create makes a container whose process waits for Start.
+func (c *Client) Create(m *agent.CreateContainer) error { return c.do(m) }
+
+// Start lets a container's process run.
+func (c *Client) Start(id string) error { return c.do(&agent.StartContainer{ID: id}) }
+
+// Exec starts a further process; it runs when Exec returns nil.
+func (c *Client) Exec(m *agent.Exec) error { return c.do(m) }
+
+// Signal signals one process of a container, or all.
+func (c *Client) Signal(m *agent.Signal) error { return c.do(m) }
+
+// Resize sets a terminal's size.
+func (c *Client) Resize(m *agent.Resize) error { return c.do(m) }
+
+// SetTime steps the guest's clock to the host's, in nanoseconds since the epoch.
+func (c *Client) SetTime(realtime int64) error { return c.do(&agent.SetTime{RealtimeNS: realtime}) }
+
+// Update changes a container's limits.
+func (c *Client) Update(m *agent.Update) error { return c.do(m) }
+
+// Processes lists a container's processes.
+func (c *Client) Processes(id string) ([]agent.ProcessInfo, error) {
+	r, err := c.call(&agent.ListProcesses{ID: id})
+	if err != nil {
+		return nil, err
+	}
+	return r.Processes, nil
+}
+
+// Sync writes back the guest's file systems.
+func (c *Client) Sync() error { return c.do(&agent.SyncFS{}) }
+
+// Shutdown ends every process and resets the machine.
+func (c *Client) Shutdown() error { return c.do(&agent.Shutdown{}) }
