@@ -127,7 +127,7 @@ func (f *fixture) connect() {
 	must(t, f.cmd.Start())
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	f.ctx = ctx
-	f.Client, err = host.Accept(ctx, l, nil)
+	f.Client, err = host.Accept(ctx, l)
 	must(t, err)
 	t.Cleanup(func() {
 		cancel()
@@ -199,12 +199,13 @@ type result struct {
 func (f *fixture) run(m *agent.CreateContainer, stdin io.Reader) result {
 	f.t.Helper()
 	var stdout, stderr bytes.Buffer
-	p, err := f.Create(f.ctx, m, host.Stdio{Stdin: stdin, Stdout: &stdout, Stderr: &stderr})
+	p, err := f.create(m, stdio{stdin: stdin, stdout: &stdout, stderr: &stderr})
 	must(f.t, err)
-	must(f.t, f.Start(f.ctx, m.ID))
+	must(f.t, f.Start(m.ID))
 	e, err := p.Wait(f.ctx)
 	must(f.t, err)
-	must(f.t, f.Delete(f.ctx, m.ID))
+	p.out.Wait()
+	must(f.t, f.Delete(m.ID))
 	return result{e, stdout.String(), stderr.String()}
 }
 
@@ -256,18 +257,18 @@ var errText = []struct {
 func TestNoProgram(t *testing.T) {
 	f := start(t)
 	for _, tt := range errText {
-		_, err := f.Create(f.ctx, f.spec(tt.args...), host.Stdio{Stdout: io.Discard})
+		_, err := f.create(f.spec(tt.args...), stdio{stdout: io.Discard})
 		wantError(t, err, tt.code, tt.text)
 	}
 	m := f.spec("true")
 	m.Process.Cwd = "/etc/passwd"
-	_, err := f.Create(f.ctx, m, host.Stdio{})
+	_, err := f.create(m, stdio{})
 	wantError(t, err, agent.Failed, `chdir to cwd ("/etc/passwd") set in config.json failed: not a directory`)
 
 	must(t, os.WriteFile(filepath.Join(f.root, "bin/bad"), []byte{1, 2, 3, 4}, 0o755))
-	p, err := f.Create(f.ctx, f.spec("bad"), host.Stdio{})
+	p, err := f.create(f.spec("bad"), stdio{})
 	must(t, err)
-	wantError(t, f.Start(f.ctx, "c"), agent.NotExecutable, "exec /bin/bad: exec format error")
+	wantError(t, f.Start("c"), agent.NotExecutable, "exec /bin/bad: exec format error")
 	if e, err := p.Wait(f.ctx); err != nil || e.Status != 1 {
 		t.Errorf("after a failed start: %+v, %v", e, err)
 	}

@@ -45,3 +45,6 @@ func (c *Client) Sync() error { return c.do(&agent.SyncFS{}) }
 
 // Shutdown ends every process and resets the machine.
 func (c *Client) Shutdown() error { return c.do(&agent.Shutdown{}) }
+
+// Delete forgets a container that has ended.
+func (c *Client) Delete(id string) error { return c.do(&agent.DeleteContainer{ID: id}) }
