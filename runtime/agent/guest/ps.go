@@ -2,6 +2,7 @@ package guest
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,7 +60,9 @@ func (s *server) list(id string, r *agent.Reply) error {
 		return err
 	}
 	boot := bootTime()
-	for _, pid := range s.members(id) {
+	pids := s.members(id)
+	slices.Sort(pids)
+	for _, pid := range pids {
 		if p, ok := readProcess(pid); ok && len(r.Processes) < maxListed {
 			p.BootTimeSeconds = boot
 			r.Processes = append(r.Processes, p)
