@@ -1,6 +1,13 @@
 // Package fs is the virtio file system device (virtio 1.2 §5.11): it carries FUSE requests from the guest's virtqueues to
-// a server. It checks what surrounds a request; what the request says is the server's business, which gets a private
-// copy of all but the data of a WRITE.
+// a server, and stands between the two. Everything of a request but the data of a WRITE is copied out of guest memory
+// once, and checked against its opcode, before the server sees it; replies but for the data of a READ are made in private
+// memory. What the server does not need to know about is answered here.
+//
+// # Threads
+//
+// A request is carried out in its queue's goroutine if it is of the cheap kind, or if it is a small one and no other
+// request is waiting behind it; else in a goroutine of its own, of which there are no more than the queue has chains, so
+// that no lock, no slow disk and no big copy holds up what comes after. Requests complete in any order.
 package fs
 
 import (
@@ -9,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -16,53 +24,77 @@ import (
 )
 
 // Handler carries out one FUSE request: in holds the request, out has room for the reply. It returns the number of bytes
-// that it wrote to out, 0 for a request that has no reply. fuse.ProtocolServer is one.
+// that it wrote to out, 0 for a request that has no reply. It may be called from many goroutines at a time, but INIT comes
+// alone. fuse.ProtocolServer is one.
 type Handler interface {
 	HandleRequest(in, out [][]byte) (int, fuse.Status)
 }
 
 // Config describes a device.
 type Config struct {
-	Tag    string // at most 36 bytes: what the guest mounts
+	// Tag is what the guest mounts: 1 to 36 bytes.
+	Tag string
+	// Server carries the requests out.
 	Server Handler
+	// Renew, if not nil, is called when a session has ended, by a reset of the device or a DESTROY, and returns the server
+	// of the next one. It is the place to forget what the old session left: nodes, open files, locks.
+	Renew func() Handler
+	// SyncFS carries out SYNCFS, which go-fuse does not know: what was written to the file system of the node goes to
+	// disk. nil answers ENOSYS; guests then stop asking.
+	SyncFS func(nodeID uint64) fuse.Status
 	// RequestQueues is the number of request queues, 1 by default.
 	RequestQueues int
-	Logger        *slog.Logger
+	// Logger gets what the driver does wrong, rate-limited. nil discards.
+	Logger *slog.Logger
 }
 
 const (
-	tagSize   = 36
-	queueSize = 256
-	// hiprio is the queue of FORGET and INTERRUPT (virtio 1.2 §5.11.2).
-	hiprio = 0
-	// maxWorkers bounds the requests that are carried out beside the queues' own goroutines.
-	maxWorkers = 64
+	tagSize = 36
+	// Each request of Linux takes one entry of a queue, as an indirect table; what waits for locks counts.
+	requestQueueSize = 1024
+	hiprioQueueSize  = 128
+	maxRequestQueues = 64
+	// maxWorkers bounds the requests that may be in the host's kernel at a time beside the queues' goroutines, and with
+	// them the threads. Waits for locks are not among them.
+	maxWorkers = 32
 )
 
 // Device is a virtio-fs device.
 type Device struct {
 	cfg     Config
-	limit   virtio.Limiter
-	workers chan struct{}
+	limiter virtio.Limiter
+	workers chan struct{} // a token for each
+
+	// session guards the server and what was negotiated with it: INIT and what ends a session hold it alone.
+	session    sync.RWMutex
+	server     Handler
+	initReq    []byte      // the INIT that began the session; nil: no session
+	ended      atomic.Bool // by DESTROY: nothing but INIT is served
+	negotiated negotiated
 
 	mu       sync.Mutex
-	inited   bool
-	inflight map[uint64]struct{} // uniques of requests that workers carry out
-	group    sync.WaitGroup
+	inflight map[uint64]*request // in goroutines of their own and not answered yet, by unique
+	group    sync.WaitGroup      // those goroutines, and interrupters
+	busy     atomic.Int32        // those goroutines: requests whose chains are not given back
 }
 
 // New returns a device.
 func New(cfg Config) (*Device, error) {
 	if cfg.Tag == "" || len(cfg.Tag) > tagSize {
-		return nil, fmt.Errorf("virtio-fs: tag %q: 1 to %d bytes are possible", cfg.Tag, tagSize)
+		return nil, fmt.Errorf("virtio-fs: tag %q: use 1 to %d bytes", cfg.Tag, tagSize)
 	}
 	if cfg.RequestQueues == 0 {
 		cfg.RequestQueues = 1
 	}
+	if cfg.RequestQueues < 0 || cfg.RequestQueues > maxRequestQueues {
+		return nil, fmt.Errorf("virtio-fs: %d request queues: use 1 to %d", cfg.RequestQueues, maxRequestQueues)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Device{cfg: cfg, workers: make(chan struct{}, maxWorkers), inflight: map[uint64]struct{}{}}, nil
+	return &Device{
+		cfg: cfg, server: cfg.Server, workers: make(chan struct{}, maxWorkers), inflight: map[uint64]*request{},
+	}, nil
 }
 
 // ID implements virtio.Device.
@@ -71,12 +103,13 @@ func (d *Device) ID() virtio.DeviceID { return virtio.IDFS }
 // Features implements virtio.Device: there are none that we offer.
 func (d *Device) Features() uint64 { return 0 }
 
-// Queues implements virtio.Device: the high priority queue, then the request queues.
+// Queues implements virtio.Device: hiprio, then the request queues (virtio 1.2 §5.11.2).
 func (d *Device) Queues() []uint16 {
 	sizes := make([]uint16, 1+d.cfg.RequestQueues)
 	for i := range sizes {
-		sizes[i] = queueSize
+		sizes[i] = requestQueueSize
 	}
+	sizes[0] = hiprioQueueSize
 	return sizes
 }
 
@@ -90,114 +123,106 @@ func (d *Device) Config() []byte {
 
 // Serve implements virtio.Device.
 func (d *Device) Serve(ctx context.Context, _ int, q *virtio.Queue) error {
-	for ctx.Err() == nil {
-		c, err := q.Pop()
-		if err != nil {
-			return err
-		}
+	var next *virtio.Chain
+	var nextErr error
+	for next != nil || ctx.Err() == nil {
+		c := next
+		next = nil
 		if c == nil {
-			return nil
+			if c, nextErr = q.Pop(); c == nil {
+				return nextErr
+			}
 		}
-		if err := d.serve(q, c); err != nil {
-			return err
+		r := d.fetch(q, c)
+		alone := true
+		if r.class == small && ctx.Err() == nil {
+			next, nextErr = q.Pop()
+			alone = next == nil
 		}
-		q.Notify()
+		if r.class == cheap || r.class == small && alone || !d.start(r) {
+			if err := d.complete(r); err != nil {
+				return err
+			}
+		}
+		if nextErr != nil {
+			return nextErr
+		}
 	}
-	return nil
+	return ctx.Err()
 }
 
-// serve carries out one request here, or, if it may block for long, on a worker, so that the queue goes on.
-func (d *Device) serve(q *virtio.Queue, c *virtio.Chain) error {
-	r := d.parse(c)
-	if r.errno != 0 {
-		return q.Push(c, r.refuse(c))
-	}
-	if !mayBlock(r.header.opcode) {
-		return q.Push(c, d.carryOut(r, c))
-	}
-	d.workers <- struct{}{}
-	d.begin(r)
-	go func() {
-		defer func() {
-			d.finish(r)
-			<-d.workers
-		}()
-		n := d.carryOut(r, c)
-		if err := q.Push(c, n); err != nil {
-			d.warn("push", err)
-		}
-		q.Notify()
-	}()
-	return nil
-}
-
-func (d *Device) begin(r *request) {
+// start carries a request out in a goroutine of its own. It returns false when another one with the same unique is
+// under way: r is refused then.
+func (d *Device) start(r *request) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.group.Add(1)
-	d.inflight[r.header.unique] = struct{}{}
-}
-
-func (d *Device) finish(r *request) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.inflight, r.header.unique)
-	d.group.Done()
-}
-
-// carryOut has the server answer the request, and returns how many bytes it wrote. A fault of the server's fails the
-// request, not the VM.
-func (d *Device) carryOut(r *request, c *virtio.Chain) (written uint32) {
-	defer func() {
-		if p := recover(); p != nil {
-			d.warn("request", fmt.Errorf("opcode %d: %v", r.header.opcode, p))
-			written = r.reply(c, errIO)
+	if d.inflight[r.unique] != nil {
+		r.refuse(errInvalid, "two requests with the same unique")
+		return false
+	}
+	d.inflight[r.unique] = r
+	d.busy.Add(1)
+	d.group.Go(func() {
+		defer d.busy.Add(-1)
+		if r.class != waits {
+			d.workers <- struct{}{}
+			defer func() { <-d.workers }()
 		}
-	}()
-	n, status := d.cfg.Server.HandleRequest(r.in, c.Writable())
-	if status != fuse.OK {
-		return r.reply(c, errIO)
-	}
-	d.note(r)
-	return uint32(n)
+		if err := d.complete(r); err != nil {
+			d.complain("push", "error", err)
+		}
+	})
+	return true
 }
 
-// note follows the session: nothing is served before INIT.
-func (d *Device) note(r *request) {
+// finished takes a request from those under way.
+func (d *Device) finished(r *request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch r.header.opcode {
-	case opInit:
-		d.inited = true
-	case opDestroy:
-		d.inited = false
+	if d.inflight[r.unique] == r {
+		delete(d.inflight, r.unique)
 	}
 }
 
-func (d *Device) ready() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.inited
+// complete carries a request out and gives its chain back.
+func (d *Device) complete(r *request) error {
+	d.carryOut(r)
+	d.finished(r)
+	q, c, n := r.queue, r.chain, r.deliver(d)
+	r.free()
+	err := q.Push(c, n)
+	q.Notify()
+	return err
 }
 
-func (d *Device) warn(what string, err error) {
-	if ok, dropped := d.limit.Allow(); ok {
-		d.cfg.Logger.Warn("virtio-fs: "+what, "tag", d.cfg.Tag, "error", err, "dropped", dropped)
+func (d *Device) complain(msg string, args ...any) {
+	if ok, dropped := d.limiter.Allow(); ok {
+		d.cfg.Logger.Warn("virtio-fs: "+msg, append(args, "tag", d.cfg.Tag, "suppressed", dropped)...)
 	}
 }
 
-// Reset implements virtio.Device: waits that would last are interrupted, and nothing touches the guest's buffers after
-// it returned.
+// Reset implements virtio.Device: waits are interrupted, and nothing touches the guest's buffers after it returned. The
+// session ends.
 func (d *Device) Reset() {
-	d.mu.Lock()
-	var waiting []uint64
-	for unique := range d.inflight {
-		waiting = append(waiting, unique)
+	d.interruptAll()
+	d.session.Lock()
+	defer d.session.Unlock()
+	if d.initReq != nil {
+		d.renew()
 	}
-	d.inited = false
-	d.mu.Unlock()
-	for _, unique := range waiting {
-		_, _ = d.cfg.Server.HandleRequest([][]byte{interruptRequest(unique)}, nil)
+}
+
+// renew ends the session. The caller holds d.session.
+func (d *Device) renew() {
+	d.initReq, d.negotiated = nil, negotiated{}
+	d.ended.Store(false)
+	if d.cfg.Renew != nil {
+		d.server = d.cfg.Renew()
 	}
-	d.group.Wait()
+}
+
+// Close interrupts what is under way and waits for its end. The queues are not served any more when it is called.
+func (d *Device) Close() error {
+	d.interruptAll()
+	return nil
 }
