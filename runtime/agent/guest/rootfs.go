@@ -146,6 +146,9 @@ func (b *builder) bind(m *agent.Mount) error {
 		return err
 	}
 	defer unix.Close(target)
+	if isDir(tree) != isDir(target) {
+		return &os.PathError{Op: "bind", Path: m.Target, Err: unix.ENOTDIR} // move_mount says EINVAL
+	}
 	return attach(tree, target)
 }
 

@@ -1,0 +1,94 @@
+package guest_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// startLimited is start with a cgroup2 tree; it needs the memory and pids controllers there: the test host has them.
+func startLimited(t *testing.T) (*fixture, string) {
+	t.Helper()
+	const mount = "/sys/fs/cgroup"
+	b, err := os.ReadFile(mount + "/cgroup.controllers")
+	if err != nil || !strings.Contains(string(b), "memory") || !strings.Contains(string(b), "pids") {
+		missing(t, "cgroup2")
+	}
+	dir := filepath.Join(mount, "govmm-agent-test")
+	must(t, os.Mkdir(dir, 0o755))
+	t.Cleanup(func() {
+		for range 100 {
+			if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("%s cannot be removed", dir)
+	})
+	for _, d := range []string{mount, dir} {
+		must(t, os.WriteFile(d+"/cgroup.subtree_control", []byte("+memory +pids"), 0))
+	}
+	t.Setenv("GOVMM_TEST_CGROUP", dir)
+	return start(t), filepath.Join(dir, "c")
+}
+
+func TestCgroupLimits(t *testing.T) {
+	f, dir := startLimited(t)
+	m := f.spec("sh", "-c", "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.low /sys/fs/cgroup/pids.max; sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait")
+	m.Mounts = append(m.Mounts, agent.Mount{Source: "cgroup", Target: "/sys/fs/cgroup", Type: "cgroup", Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV, Data: "x"})
+	m.Resources = agent.Resources{MemoryMax: 32 << 20, MemorySwap: 32 << 20, MemoryLow: 1 << 20, PidsMax: 4}
+	got := f.run(m, nil)
+	if got.stdout != "0::/\n33554432\n1048576\n4\n" || !strings.Contains(got.stderr, "can't fork") || got.OOMKilled {
+		t.Errorf("got %+v", got)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the cgroup is left: %v", err)
+	}
+	m.Resources = agent.Resources{MemoryMax: 32 << 20, MemorySwap: 1 << 20}
+	_, err := f.create(m, stdio{})
+	wantError(t, err, agent.Invalid, "memory+swap limit should be >= memory limit")
+}
+
+func TestOutOfMemory(t *testing.T) {
+	f, _ := startLimited(t)
+	m := f.spec("sh", "-c", "exec dd if=/dev/zero of=/dev/shm/x bs=1M count=60")
+	m.Resources = agent.Resources{MemoryMax: 20 << 20, MemorySwap: 20 << 20}
+	if got := f.run(m, nil); got.Status != 137 || got.Signal != 9 || !got.OOMKilled {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	f, dir := startLimited(t)
+	p, err := f.create(f.spec("sleep", "1000"), stdio{})
+	must(t, err)
+	must(t, f.Start("c"))
+	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{MemoryMax: 64 << 20, PidsMax: 50}}))
+	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{PidsMax: -1}}))
+	for file, want := range map[string]string{"memory.max": "67108864\n", "pids.max": "max\n"} {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v, want %q", file, b, err, want)
+		}
+	}
+	e, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Process: f.process("sleep", "1000")}, stdio{})
+	must(t, err)
+	list, err := f.Processes("c")
+	must(t, err)
+	if len(list) != 2 {
+		t.Errorf("in the cgroup: %+v", list)
+	}
+	must(t, f.Signal(&agent.Signal{ID: "c", Signal: 9, All: true}))
+	for _, p := range []*process{e, p} {
+		if got, err := p.Wait(f.ctx); err != nil || got.Status != 137 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	must(t, f.Delete("c"))
+}
