@@ -171,11 +171,7 @@ func (s *server) handle(m agent.Message, r *agent.Reply) error {
 	case *agent.SetTime:
 		return setTime(m.RealtimeNS)
 	case *agent.Update:
-		c, err := s.container(m.ID)
-		if err != nil {
-			return err
-		}
-		return c.cgroup.apply(m.Resources)
+		return s.update(m)
 	case *agent.ListProcesses:
 		return s.list(m.ID, r)
 	case *agent.SyncFS:

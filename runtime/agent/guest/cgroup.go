@@ -23,7 +23,8 @@ func newCgroup(mount, id string, r agent.Resources) (cgroup, error) {
 	if err := unix.Mkdir(string(c), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return "", wrap("make the container's cgroup", err)
 	}
-	// A container whose memory runs out loses one process, as under runc, not all of them.
+	// The limit of processes comes with limitPids: it may leave no room for the threads of a stage.
+	r.PidsMax = 0
 	if err := c.apply(r); err != nil {
 		c.remove()
 		return "", err
@@ -80,6 +81,22 @@ func (c cgroup) open() int {
 		return -1
 	}
 	return fd
+}
+
+// limitPids sets the limit of processes. Those that are there stay.
+func (c cgroup) limitPids(n int64) error {
+	if c == "" {
+		return nil
+	}
+	return c.set("pids.max", n, n != 0)
+}
+
+// add moves a process into c.
+func (c cgroup) add(pid int) error {
+	if c == "" {
+		return nil
+	}
+	return wrap("enter the container's cgroup", writeFile(string(c)+"/cgroup.procs", strconv.Itoa(pid)))
 }
 
 // of returns the cgroup in which pid is: a container that manages cgroups itself (systemd) may have left c for one

@@ -40,7 +40,7 @@ func startLimited(t *testing.T) (*fixture, string) {
 
 func TestCgroupLimits(t *testing.T) {
 	f, dir := startLimited(t)
-	m := f.spec("sh", "-c", "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.low /sys/fs/cgroup/pids.max; sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait")
+	m := f.spec("sh", "-c", "cat /proc/self/cgroup; sleep 0.2; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.low /sys/fs/cgroup/pids.max; sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait")
 	m.Mounts = append(m.Mounts, agent.Mount{Source: "cgroup", Target: "/sys/fs/cgroup", Type: "cgroup", Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV, Data: "x"})
 	m.Resources = agent.Resources{MemoryMax: 32 << 20, MemorySwap: 32 << 20, MemoryLow: 1 << 20, PidsMax: 4}
 	got := f.run(m, nil)
@@ -70,8 +70,8 @@ func TestUpdate(t *testing.T) {
 	must(t, err)
 	must(t, f.Start("c"))
 	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{MemoryMax: 64 << 20, PidsMax: 50}}))
-	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{PidsMax: -1}}))
-	for file, want := range map[string]string{"memory.max": "67108864\n", "pids.max": "max\n"} {
+	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{PidsMax: 1}}))
+	for file, want := range map[string]string{"memory.max": "67108864\n", "pids.max": "1\n"} {
 		b, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil || string(b) != want {
 			t.Errorf("%s: %q, %v, want %q", file, b, err, want)
@@ -79,6 +79,7 @@ func TestUpdate(t *testing.T) {
 	}
 	e, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Process: f.process("sleep", "1000")}, stdio{})
 	must(t, err)
+	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{PidsMax: -1}}))
 	list, err := f.Processes("c")
 	must(t, err)
 	if len(list) != 2 {

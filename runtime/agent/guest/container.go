@@ -19,6 +19,8 @@ type container struct {
 	execs   map[string]*process
 	ended   bool
 	started bool
+	running bool  // the program was executed
+	pidsMax int64 // to be set when the process has started, 0 for none
 }
 
 // process is a container's first or a further one.
@@ -69,7 +71,7 @@ func (s *server) create(m *agent.CreateContainer, r *agent.Reply) error {
 	if !validID(m.ID) {
 		return failure(agent.Invalid, "invalid container id")
 	}
-	c := &container{id: m.ID, execs: map[string]*process{}}
+	c := &container{id: m.ID, execs: map[string]*process{}, pidsMax: m.Resources.PidsMax}
 	s.mu.Lock()
 	if s.containers[m.ID] != nil {
 		s.mu.Unlock()
@@ -127,7 +129,27 @@ func (s *server) start(id string) error {
 	if err != nil {
 		return err
 	}
-	return p.run()
+	if err := p.run(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.running = true
+	return c.cgroup.limitPids(c.pidsMax)
+}
+
+func (s *server) update(m *agent.Update) error {
+	c, err := s.container(m.ID)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := m.Resources
+	if !c.running && r.PidsMax != 0 {
+		c.pidsMax, r.PidsMax = r.PidsMax, 0
+	}
+	return c.cgroup.apply(r)
 }
 
 func (s *server) exec(m *agent.Exec, r *agent.Reply) error {

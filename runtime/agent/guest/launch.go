@@ -50,6 +50,10 @@ func (s *server) launch(m agent.Message, p *agent.Process, in launchIn) (*proces
 		return nil, err
 	}
 	master, err := proc.stage.setUp(m)
+	if err == nil && in.join != nil {
+		// Only now: the stage has several threads, and the limit of processes may leave room for one.
+		err = in.cgroup.add(proc.pid)
+	}
 	if err == nil {
 		err = proc.io.connect(s.dial, p, master)
 	}
@@ -67,16 +71,16 @@ func (s *server) fork(p *process, files ends, sync int, in launchIn) error {
 		Files: []uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2]), uintptr(sync)},
 		Sys:   &syscall.SysProcAttr{PidFD: &p.pidfd},
 	}
-	if dir := in.cgroup.open(); dir >= 0 {
-		defer unix.Close(dir)
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, dir
-	}
 	argv := []string{StageName, s.cfg.Scratch, in.export}
 	var err error
 	if in.join == nil {
 		attr.Sys.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 		// The cgroup namespace's root is the cgroup of who makes it: after the child has entered its own.
 		attr.Sys.Unshareflags = unix.CLONE_NEWCGROUP
+		if dir := in.cgroup.open(); dir >= 0 {
+			defer unix.Close(dir)
+			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, dir
+		}
 		p.pid, p.waited, err = s.reaper.start(func() (int, error) { return syscall.ForkExec("/proc/self/exe", argv, attr) })
 		return wrap("start the container's process", err)
 	}
