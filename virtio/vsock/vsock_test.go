@@ -3,17 +3,13 @@ package vsock
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/net/nettest"
 
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/virtiotest"
@@ -391,76 +387,6 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestFloods: whatever the guest sends while it offers no receive buffers, the host keeps only so much of it, and every
-// packet is answered in the end.
-func TestFloods(t *testing.T) {
-	const maxConns = 20
-	d, err := New(Config{GuestCID: guestCID, MaxConns: maxConns})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen(t, d)
-	g := newGuest(t, d, 0)
-	q := g.Queue(txQueue)
-	sent, done, answers := uint32(0), 0, 0
-	fill := func() {
-		for range int(q.Size) - (int(sent) - done) {
-			sent++
-			h := header{
-				srcCID: guestCID, dstCID: HostCID, srcPort: sent, dstPort: 1000, kind: typeStream, op: opRequest,
-			}
-			var raw [headerSize]byte
-			h.put(&raw)
-			q.Add([][]byte{raw[:]})
-		}
-		q.Kick()
-	}
-	for range 10 {
-		fill()
-		time.Sleep(5 * time.Millisecond)
-		done += len(q.Reap())
-	}
-	d.mu.Lock()
-	conns, replies, ready := len(d.conns), len(d.replies), len(d.ready)
-	d.mu.Unlock()
-	if conns != maxConns || replies != maxReplies || ready != maxConns {
-		t.Errorf("%d connections, %d replies, %d ready", conns, replies, ready)
-	}
-	if done != maxConns+maxReplies {
-		t.Errorf("%d packets were taken", done)
-	}
-	g.post(32)
-	for answers < int(sent) {
-		g.recv()
-		answers++
-		done += len(q.Reap())
-	}
-	virtiotest.Eventually(t, "all packets to be taken", func() bool {
-		done += len(q.Reap())
-		return done == int(sent)
-	})
-	g.quiet()
-}
-
-// TestConnectAndReset: connections that come and go while no receive buffers are there leave nothing behind.
-func TestConnectAndReset(t *testing.T) {
-	d := newDevice(t)
-	l := listen(t, d)
-	g := newGuest(t, d, 0)
-	for range backlog + maxReplies/2 {
-		g.send(header{op: opRequest})
-		g.send(header{op: opRst})
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.conns) != 0 || len(d.ready) != 0 || len(d.replies) > maxReplies {
-		t.Errorf("%d connections, %d ready, %d replies", len(d.conns), len(d.ready), len(d.replies))
-	}
-	if n := len(l.(*listener).conns); n != backlog {
-		t.Errorf("%d wait for Accept", n)
-	}
-}
-
 func TestListener(t *testing.T) {
 	d := newDevice(t)
 	g := newGuest(t, d, 4)
@@ -567,72 +493,6 @@ func TestCloseTimeout(t *testing.T) {
 	}
 }
 
-// pipe returns the two ends of a stream that goes through the guest's rings.
-func pipe(t testing.TB, d *Device, l net.Listener) (c1, c2 net.Conn) {
-	t.Helper()
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	}()
-	c1, err := d.Dial(t.Context(), 1000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c1, <-accepted
-}
-
-func TestNetConn(t *testing.T) {
-	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-		d := newDevice(t)
-		newRelay(t, d, 16)
-		l := listen(t, d)
-		c1, c2 = pipe(t, d, l)
-		return c1, c2, func() { _ = d.Close() }, nil
-	})
-}
-
-// TestBulk moves 100 MB into the guest and out again.
-func TestBulk(t *testing.T) {
-	size := 100 << 20
-	if testing.Short() {
-		size >>= 4
-	}
-	d := newDevice(t)
-	newRelay(t, d, 48)
-	in, out := pipe(t, d, listen(t, d))
-	want, got := sha256.New(), sha256.New()
-	go func() {
-		src := rand.New(rand.NewPCG(1, 2))
-		buf := make([]byte, 256<<10)
-		for left := size; left > 0; {
-			p := buf[:min(left, 1+src.IntN(len(buf)))]
-			for i := range p {
-				p[i] = byte(i * left)
-			}
-			want.Write(p)
-			if _, err := in.Write(p); err != nil {
-				t.Error(err)
-				break
-			}
-			left -= len(p)
-		}
-		_ = in.(*Conn).CloseWrite()
-	}()
-	start := time.Now()
-	n, err := io.Copy(got, out)
-	if n != int64(size) || err != nil {
-		t.Fatalf("%d bytes, %v", n, err)
-	}
-	if !bytes.Equal(want.Sum(nil), got.Sum(nil)) {
-		t.Error("not the bytes that were written")
-	}
-	t.Logf("%d MB in %v", size>>20, time.Since(start))
-}
-
 func TestDeadlineOfAnIdleStream(t *testing.T) {
 	d := newDevice(t)
 	g := newGuest(t, d, 4)
@@ -645,64 +505,6 @@ func TestDeadlineOfAnIdleStream(t *testing.T) {
 	g.send(header{op: opRW}, 'x')
 	if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
 		t.Errorf("Read: %d, %v", n, err)
-	}
-}
-
-// FuzzDevice: the first byte of Host's input says what the host does.
-func FuzzDevice(f *testing.F) {
-	var requests [][]byte
-	add := func(h header, payload string) {
-		h.srcCID, h.dstCID, h.srcPort, h.dstPort, h.kind = guestCID, HostCID, 5000, 1000, typeStream
-		h.length, h.bufAlloc = uint32(len(payload)), 4096
-		var raw [headerSize]byte
-		h.put(&raw)
-		requests = append(requests, append(raw[:], payload...))
-	}
-	for op := uint16(0); op <= opCreditRequest+1; op++ {
-		add(header{op: op, flags: 3}, "payload")
-	}
-	virtiotest.FuzzDevice(f, func(t testing.TB) virtio.Device {
-		d := newDevice(t)
-		listen(t, d)
-		t.Cleanup(func() { _ = d.Close() })
-		return d
-	}, virtiotest.FuzzOptions{Requests: requests, Host: fuzzHost})
-}
-
-func fuzzHost(dev virtio.Device, p []byte) {
-	d := dev.(*Device)
-	if len(p) == 0 {
-		return
-	}
-	for _, c := range d.all() {
-		_ = c.SetDeadline(time.Unix(1, 0))
-		switch p[0] % 6 {
-		case 0:
-			_ = c.Close()
-		case 1:
-			_ = c.CloseWrite()
-		case 2:
-			_ = c.CloseRead()
-		case 3:
-			c.Abort()
-		case 4:
-			_ = c.SetDeadline(time.Time{})
-			c.mu.Lock()
-			c.out = p // a Write that does not wait
-			c.d.enqueue(c)
-			c.mu.Unlock()
-		case 5:
-			c.mu.Lock()
-			ready := c.rx.n > 0
-			c.mu.Unlock()
-			_ = c.SetDeadline(time.Time{})
-			if ready {
-				_, _ = c.Read(make([]byte, len(p)))
-			}
-		}
-	}
-	if p[0]%6 == 4 && len(d.all()) < 8 {
-		_, _ = d.newOutgoing(uint32(p[0]))
 	}
 }
 
