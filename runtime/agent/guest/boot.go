@@ -20,8 +20,9 @@ const (
 )
 
 // Boot makes the guest's own mounts, as PID 1 that the kernel has just started from an initramfs, and returns how to
-// serve the host. mdlayher/vsock carries the streams: it costs 360 KB of the binary and 0.1 million instructions at
-// start, beside raw sockets on the netpoller, of the 3 MB and 2 million that there are.
+// serve the host. mdlayher/vsock carries the streams: beside raw sockets it costs 0.3 MB of the binary's 2.6 and 0.11
+// million of its 2.9 million instructions to start and end (a Go hello world takes 2.35), which is not worth a second
+// implementation of what it does.
 func Boot() (Config, error) {
 	phases := agent.Phases{Init: BootTime()}
 	if err := newRoot(); err != nil {

@@ -98,7 +98,6 @@ func (p *process) Wait(ctx context.Context) (agent.Exited, error) {
 		if !ok {
 			return e, host.ErrClosed
 		}
-		p.c.Forget(p.id, p.execID)
 		return e, nil
 	case <-ctx.Done():
 		return agent.Exited{}, ctx.Err()

@@ -20,8 +20,12 @@ var ErrClosed = errors.New("the guest is gone")
 // headerTime is how long a stream may take to say what it is.
 const headerTime = 10 * time.Second
 
-// maxPending bounds streams that were dialled and not asked for, and exits that nobody waits for.
-const maxPending = 256
+const (
+	// maxPending bounds the exits that nobody waits for.
+	maxPending = 256
+	// maxUnsorted bounds the streams that have not said yet what they are: any process of the guest can dial.
+	maxUnsorted = 64
+)
 
 // Client speaks with one guest's agent.
 type Client struct {
@@ -38,12 +42,18 @@ type Client struct {
 	lastNum uint32 // of streams
 	replies map[uint32]chan *agent.Reply
 	streams map[uint32]chan net.Conn
-	exits   map[processKey]chan agent.Exited
+	exits   map[processKey]*exit
 	err     error
 	done    chan struct{}
 }
 
 type processKey struct{ id, exec string }
+
+// exit is a process's end, to come or to be fetched.
+type exit struct {
+	c       chan agent.Exited // has room for one
+	fetched bool              // by Exited
+}
 
 // Accept takes the agent's control stream, the first one that the guest opens, and starts to serve the others. ctx
 // bounds the wait.
@@ -59,7 +69,7 @@ func Accept(ctx context.Context, l net.Listener) (*Client, error) {
 	c := &Client{
 		control: conn, listener: l,
 		replies: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{},
-		exits: map[processKey]chan agent.Exited{}, done: make(chan struct{}),
+		exits: map[processKey]*exit{}, done: make(chan struct{}),
 	}
 	if err := c.hello(); err != nil {
 		conn.Close()
@@ -110,12 +120,10 @@ func (c *Client) receive() {
 				ch <- m
 			}
 		case *agent.Exited:
-			if ch := c.exitChan(m.ID, m.ExecID); ch != nil {
-				select {
-				case ch <- *m:
-				default: // told twice
-				}
-			}
+			c.exited(m)
+		default:
+			c.fail(agent.ErrMalformed)
+			return
 		}
 	}
 }
@@ -129,9 +137,9 @@ func (c *Client) fail(err error) {
 	}
 	c.err = fmt.Errorf("%w: %w", ErrClosed, err)
 	close(c.done)
-	for key, ch := range c.exits {
-		close(ch)
-		delete(c.exits, key)
+	_ = c.control.Close()
+	for _, e := range c.exits {
+		close(e.c) // what is in it stays
 	}
 }
 
@@ -145,30 +153,48 @@ func (c *Client) Close() error {
 	return c.control.Close()
 }
 
-// exitChan returns the channel on which a process's end comes, or nil when the client failed or holds too many.
-func (c *Client) exitChan(id, exec string) chan agent.Exited {
+// exited hands out a process's end. It may come before Exited asks.
+func (c *Client) exited(m *agent.Exited) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := processKey{m.ID, m.ExecID}
+	e := c.exits[key]
+	switch {
+	case c.err != nil || e == nil && len(c.exits) >= maxPending:
+		return
+	case e == nil:
+		e = &exit{c: make(chan agent.Exited, 1)}
+		c.exits[key] = e
+	case e.fetched:
+		delete(c.exits, key)
+	}
+	select {
+	case e.c <- *m:
+	default: // told twice
+	}
+}
+
+// Exited returns a channel that receives a process's end, once; it is closed without one when the guest is gone. It is
+// to be called once a process.
+func (c *Client) Exited(id, exec string) <-chan agent.Exited {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key := processKey{id, exec}
-	ch := c.exits[key]
-	if ch == nil && c.err == nil && len(c.exits) < maxPending {
-		ch = make(chan agent.Exited, 1)
-		c.exits[key] = ch
+	e := c.exits[key]
+	switch {
+	case e != nil:
+		delete(c.exits, key) // it has come
+	case c.err != nil:
+		e = &exit{c: make(chan agent.Exited)}
+		close(e.c)
+	default:
+		e = &exit{c: make(chan agent.Exited, 1), fetched: true}
+		c.exits[key] = e
 	}
-	return ch
+	return e.c
 }
 
-// Exited returns a channel that receives a process's end, once; it is closed without one when the guest is gone.
-func (c *Client) Exited(id, exec string) <-chan agent.Exited {
-	if ch := c.exitChan(id, exec); ch != nil {
-		return ch
-	}
-	gone := make(chan agent.Exited)
-	close(gone)
-	return gone
-}
-
-// Forget drops what is kept of a process whose end was received.
+// Forget drops what is kept of a process whose end nobody will fetch.
 func (c *Client) Forget(id, exec string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,12 +203,21 @@ func (c *Client) Forget(id, exec string) {
 
 // acceptStreams takes the streams that the guest dials for processes. Whoever does not know the secret is cut off.
 func (c *Client) acceptStreams() {
+	slots := make(chan struct{}, maxUnsorted)
 	for {
 		conn, err := c.listener.Accept()
 		if err != nil {
 			return
 		}
-		go c.sortStream(conn)
+		select {
+		case slots <- struct{}{}:
+			go func() {
+				defer func() { <-slots }()
+				c.sortStream(conn)
+			}()
+		default:
+			conn.Close()
+		}
 	}
 }
 
@@ -194,11 +229,10 @@ func (c *Client) sortStream(conn net.Conn) {
 		conn.Close()
 		return
 	}
-	c.mu.Lock()
-	ch := c.streams[h.ID]
-	c.mu.Unlock()
+	c.mu.Lock() // against DropStream, which closes what nobody took
+	defer c.mu.Unlock()
 	select {
-	case ch <- conn: // a nil channel, of an id that was never given, blocks
+	case c.streams[h.ID] <- conn: // a nil channel, of an id that was never given, blocks
 	default:
 		conn.Close()
 	}
@@ -234,6 +268,11 @@ func (c *Client) Stream(id uint32) (net.Conn, error) {
 func (c *Client) DropStream(id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	select {
+	case conn := <-c.streams[id]:
+		conn.Close()
+	default:
+	}
 	delete(c.streams, id)
 }
 
@@ -253,6 +292,9 @@ func (c *Client) call(m agent.Message) (*agent.Reply, error) {
 	c.sendMu.Lock()
 	err := agent.Write(c.control, id, m)
 	c.sendMu.Unlock()
+	if err != nil && !errors.Is(err, agent.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
+	}
 	if err != nil {
 		c.mu.Lock()
 		delete(c.replies, id)

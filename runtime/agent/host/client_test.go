@@ -1,0 +1,208 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// guest is a guest's side, as good or as hostile as a test needs it.
+type guest struct {
+	t       *testing.T
+	path    string
+	control net.Conn
+	secret  [agent.SecretSize]byte
+}
+
+func pair(t *testing.T) (*Client, *guest) {
+	t.Helper()
+	g := &guest{t: t, path: filepath.Join(t.TempDir(), "s"), secret: [agent.SecretSize]byte{1, 2, 3}}
+	l, err := net.Listen("unix", g.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		g.control = g.dial(agent.StreamHeader{Control: true})
+		_ = agent.Write(g.control, 0, &agent.Hello{KernelRelease: "6", Secret: g.secret})
+	}()
+	c, err := Accept(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, g
+}
+
+func (g *guest) dial(h agent.StreamHeader) net.Conn {
+	c, err := net.Dial("unix", g.path)
+	if err != nil {
+		g.t.Error(err)
+		return nil
+	}
+	if _, err := h.WriteTo(c); err != nil {
+		g.t.Error(err)
+	}
+	return c
+}
+
+func (g *guest) closed(c net.Conn) bool {
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_, err := c.Read(make([]byte, 1))
+	var timeout net.Error
+	return err != nil && (!errors.As(err, &timeout) || !timeout.Timeout())
+}
+
+func TestStreams(t *testing.T) {
+	c, g := pair(t)
+	if c.Hello.KernelRelease != "6" || c.Hello.Secret != g.secret {
+		t.Errorf("hello is %+v", c.Hello)
+	}
+	id, other := c.NewStream(), c.NewStream()
+	if id == 0 || id == other {
+		t.Fatalf("stream ids %d and %d", id, other)
+	}
+	for name, h := range map[string]agent.StreamHeader{
+		"a second control stream": {Control: true}, "another secret": {ID: id}, "an id never given": {Secret: g.secret, ID: 99},
+	} {
+		if !g.closed(g.dial(h)) {
+			t.Errorf("%s: not closed", name)
+		}
+	}
+	s := g.dial(agent.StreamHeader{Secret: g.secret, ID: id})
+	conn, err := c.Stream(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !g.closed(g.dial(agent.StreamHeader{Secret: g.secret, ID: id})) {
+		t.Error("an id dialled twice: not closed")
+	}
+	_, _ = io.WriteString(s, "x")
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	late := g.dial(agent.StreamHeader{Secret: g.secret, ID: other})
+	for range 100 { // it may not have been sorted yet: both orders must close it
+		time.Sleep(time.Millisecond)
+	}
+	c.DropStream(other)
+	if !g.closed(late) {
+		t.Error("a stream that nobody took: not closed")
+	}
+}
+
+func TestSilentStreamsAreBounded(t *testing.T) {
+	_, g := pair(t)
+	var open []net.Conn
+	for range maxUnsorted + 1 {
+		c, err := net.Dial("unix", g.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		open = append(open, c)
+	}
+	if !g.closed(open[maxUnsorted]) {
+		t.Errorf("stream %d that says nothing is kept", maxUnsorted+1)
+	}
+}
+
+func TestRequests(t *testing.T) {
+	c, g := pair(t)
+	go func() { // answers the second request first
+		first, _, _ := agent.Read(g.control, agent.Host)
+		second, _, _ := agent.Read(g.control, agent.Host)
+		_ = agent.Write(g.control, 77, &agent.Reply{Text: "never asked for"})
+		_ = agent.Write(g.control, second, &agent.Reply{Code: agent.NotFound, Text: "container does not exist"})
+		_ = agent.Write(g.control, first, &agent.Reply{})
+	}()
+	begun := make(chan error)
+	go func() { begun <- c.Sync() }()
+	time.Sleep(10 * time.Millisecond)
+	second := c.Start("x")
+	if first := <-begun; (first == nil) == (second == nil) {
+		t.Errorf("got %v and %v, want one error", first, second)
+	}
+	if err := c.Create(&agent.CreateContainer{Hostname: strings.Repeat("x", agent.MaxMessage)}); !errors.Is(err, agent.ErrTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+}
+
+func TestExited(t *testing.T) {
+	c, g := pair(t)
+	before := c.Exited("c", "before")
+	for _, id := range []string{"before", "after"} {
+		_ = agent.Write(g.control, 0, &agent.Exited{ID: "c", ExecID: id, Status: 7})
+	}
+	if e := <-before; e.Status != 7 {
+		t.Errorf("got %+v", e)
+	}
+	never := c.Exited("c", "never")
+	g.control.Close()
+	<-c.Done()
+	if e, ok := <-never; ok {
+		t.Errorf("a process of a lost guest ended: %+v", e)
+	}
+	if e, ok := <-c.Exited("c", "after"); !ok || e.Status != 7 {
+		t.Errorf("got %+v, %v: an end that came before the loss is lost", e, ok)
+	}
+	if err := c.Sync(); !errors.Is(err, ErrClosed) {
+		t.Errorf("a request to a lost guest: %v", err)
+	}
+	if _, err := c.Stream(c.NewStream()); !errors.Is(err, ErrClosed) {
+		t.Errorf("a stream of a lost guest: %v", err)
+	}
+}
+
+func TestFloodOfExits(t *testing.T) {
+	c, g := pair(t)
+	go func() {
+		for i := range 4 * maxPending {
+			_ = agent.Write(g.control, 0, &agent.Exited{ID: "c", ExecID: strings.Repeat("x", i)})
+		}
+		id, _, _ := agent.Read(g.control, agent.Host)
+		_ = agent.Write(g.control, id, &agent.Reply{})
+	}()
+	if err := c.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.exits) > maxPending {
+		t.Errorf("%d ends are kept", len(c.exits))
+	}
+}
+
+func TestBrokenGuest(t *testing.T) {
+	for name, b := range map[string]string{"noise": "no frame at all, noise", "hello again": "hello"} {
+		c, g := pair(t)
+		if b == "hello" {
+			_ = agent.Write(g.control, 0, &agent.Hello{})
+		} else {
+			_, _ = io.WriteString(g.control, b)
+		}
+		select {
+		case <-c.Done():
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: the client goes on", name)
+		}
+	}
+}
+
+func TestAcceptEnds(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := Accept(ctx, l); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
