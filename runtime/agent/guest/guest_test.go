@@ -74,7 +74,6 @@ type fixture struct {
 	dir  string
 	root string
 	cmd  *exec.Cmd
-	n    int
 }
 
 // start runs a PID 1 whose export has a busybox tree at /c/0.

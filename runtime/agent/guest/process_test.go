@@ -295,3 +295,21 @@ func TestStranger(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
+
+func TestSeccomp(t *testing.T) {
+	f := start(t)
+	filter := []agent.Instruction{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, JF: 1, K: unix.SYS_MKDIR},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EXDEV)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	for _, nnp := range []bool{false, true} {
+		m := f.spec("sh", "-c", "grep Seccomp: /proc/self/status; busybox mkdir /tmp/x 2>&1")
+		m.Process.UID, m.Process.NoNewPrivileges = 1000, nnp
+		m.Process.Seccomp.Filter = filter
+		if got := f.run(m, nil); !strings.HasPrefix(got.stdout, "Seccomp:\t2\nmkdir: can't create directory '/tmp/x': Invalid cross-device link\n") {
+			t.Errorf("no_new_privs %v: got %+v", nnp, got)
+		}
+	}
+}
