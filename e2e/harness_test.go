@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,11 +101,14 @@ func (r *rt) runInput(in []byte, args ...string) result {
 	return finish(r.t, r.command(args...), in)
 }
 
-// finish runs a command to its end, at most two minutes.
+// finish runs a command to its end, at most two minutes. Its output goes to files, not pipes: a monitor keeps the
+// streams of the create that made it, and a pipe would not end before the container does.
 func finish(t *testing.T, cmd *exec.Cmd, in []byte) result {
 	t.Helper()
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
+	out, errOut := outputFile(t), outputFile(t)
+	defer out.Close()
+	defer errOut.Close()
+	cmd.Stdout, cmd.Stderr = out, errOut
 	if in != nil {
 		cmd.Stdin = bytes.NewReader(in)
 	}
@@ -118,7 +122,29 @@ func finish(t *testing.T, cmd *exec.Cmd, in []byte) result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%v: %v", cmd.Args, err)
 	}
-	return result{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}
+	return result{contents(t, out), contents(t, errOut), cmd.ProcessState.ExitCode()}
+}
+
+// outputFile makes a file without a name.
+func outputFile(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp("", "e2e-output-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func contents(t *testing.T, f *os.File) string {
+	t.Helper()
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // want checks a call's status and that its output holds a text; "" is not looked for.

@@ -14,7 +14,9 @@ import (
 )
 
 // knownFailures are the tests of posixtest that fail in the guest, each with its reason.
-var knownFailures = map[string]string{}
+var knownFailures = map[string]string{
+	"FcntlFlockLocksFile": "wants two POSIX locks of one process to conflict, which POSIX excludes; fails on the host's ext4 as well",
+}
 
 // TestGuestPOSIX is go-fuse's conformance suite, for the directory that the environment names.
 func TestGuestPOSIX(t *testing.T) {
@@ -40,6 +42,15 @@ func withVolume(volume, dir string) func(*specs.Spec) {
 	}
 }
 
+// withoutPasswd hides the guest's /etc/passwd: OpenSymlinkRace takes a /etc/passwd on the tested file system's device for
+// a symbolic link that the server has followed. Without the guest's own, only the host's could be there.
+func withoutPasswd(volume, dir string) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		withVolume(volume, dir)(s)
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc", Type: "tmpfs", Source: "tmpfs"})
+	}
+}
+
 var subtest = regexp.MustCompile(`(?m)^    --- (PASS|FAIL|SKIP): TestGuestPOSIX/(\S+)`)
 
 // TestPOSIX runs go-fuse's suite on the root file system and on a volume, both over virtio-fs.
@@ -51,7 +62,7 @@ func TestPOSIX(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bundle := r.bundle(withVolume(volume, dir), "/e2e.test", "-test.v", "-test.run", "^TestGuestPOSIX$", "-test.timeout", "90s")
+			bundle := r.bundle(withoutPasswd(volume, dir), "/e2e.test", "-test.v", "-test.run", "^TestGuestPOSIX$", "-test.timeout", "90s")
 			copySelf(t, filepath.Join(bundle, "rootfs"))
 			res := r.run("run", "--bundle", bundle, r.id())
 			count := map[string]int{}
