@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,7 +102,15 @@ func (r *rt) runInput(in []byte, args ...string) result {
 	return finish(r.t, r.command(args...), in)
 }
 
-// finish runs a command to its end, at most two minutes. Its output goes to files, not pipes: a monitor keeps the
+// limitOf is how long a call may take: run and exec as long as what they run, all others a little.
+func limitOf(args []string) time.Duration {
+	if slices.Contains(args, "run") || slices.Contains(args, "exec") {
+		return 2 * time.Minute
+	}
+	return 30 * time.Second
+}
+
+// finish runs a command to its end, within limitOf. Its output goes to files, not pipes: a monitor keeps the
 // streams of the create that made it, and a pipe would not end before the container does.
 func finish(t *testing.T, cmd *exec.Cmd, in []byte) result {
 	t.Helper()
@@ -115,7 +124,13 @@ func finish(t *testing.T, cmd *exec.Cmd, in []byte) result {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
+	limit := limitOf(cmd.Args)
+	timer := time.AfterFunc(limit, func() {
+		t.Logf("%v: not done after %v", cmd.Args, limit)
+		_ = cmd.Process.Signal(syscall.SIGQUIT) // a Go program says where it stands
+		time.Sleep(2 * time.Second)
+		_ = cmd.Process.Kill()
+	})
 	defer timer.Stop()
 	err := cmd.Wait()
 	var exit *exec.ExitError

@@ -134,6 +134,7 @@ func TestStateMachine(t *testing.T) {
 		{[]string{"kill", id, "KILL"}, 0, "", ""},
 	}
 	for _, s := range steps {
+		t.Log(s.args)
 		res := r.run(s.args...)
 		if res.status != s.status || !strings.Contains(res.out, s.out) || !strings.Contains(unquote(res.err), unquote(s.err)) {
 			t.Fatalf("%v: status %d, stdout %q, stderr %q; want %d, %q, %q", s.args, res.status, res.out, res.err, s.status, s.out, s.err)

@@ -102,7 +102,7 @@ func (term *tty) send(text string) {
 // expect waits until text has arrived, and forgets what came up to it.
 func (term *tty) expect(text string) {
 	term.t.Helper()
-	timeout := time.After(time.Minute)
+	timeout := time.After(40 * time.Second)
 	for {
 		if _, rest, ok := strings.Cut(term.seen, text); ok {
 			term.seen = rest
@@ -115,7 +115,7 @@ func (term *tty) expect(text string) {
 			}
 			term.seen += s
 		case <-timeout:
-			term.t.Fatalf("no %q within a minute: %q", text, term.seen)
+			term.t.Fatalf("no %q within 40 s: %q", text, term.seen)
 		}
 	}
 }
