@@ -194,11 +194,19 @@ func (m *monitor) acceptAgent(l net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("guest: %w", err)
 		}
+		go m.hangUp()
 		return nil
 	case err := <-m.ended:
 		m.ended <- err
 		return m.whyEnded(err)
 	}
+}
+
+// hangUp closes the agent's streams when the VM has ended: nobody in it is left to do so, and calls would wait for ever.
+func (m *monitor) hangUp() {
+	err := <-m.ended
+	m.ended <- err
+	_ = m.guest.Close()
 }
 
 // whyEnded explains a VM that ended by itself.
