@@ -134,6 +134,7 @@ func TestTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	slave.Close()
+	term.expect("# ")
 	term.send("test -t 0 && test -t 1 && echo is-a-$((1))-tty; stty size\n")
 	term.expect("is-a-1-tty")
 	term.expect("33 101")
