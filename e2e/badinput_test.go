@@ -69,8 +69,8 @@ func TestBadInput(t *testing.T) {
 			s.Annotations = map[string]string{"io.govmm.memory": "1M"}
 		}), status: 1, err: "is too small: at least 64 MiB"},
 		{name: "no kernel", global: []string{"--kernel", "/none"}, bundle: ok, status: 1, err: "--kernel: stat /none: no such file"},
-		{name: "text as kernel", global: []string{"--kernel", text}, bundle: ok, status: 1, err: "guest kernel: "},
-		{name: "truncated kernel", global: []string{"--kernel", elf}, bundle: ok, status: 1, err: "guest kernel: "},
+		{name: "text as kernel", global: []string{"--kernel", text}, bundle: ok, status: 1, err: "boot: kernel: neither ELF nor bzImage"},
+		{name: "truncated kernel", global: []string{"--kernel", elf}, bundle: ok, status: 1, err: "boot: kernel: the ELF file is truncated"},
 		{name: "id with a slash", bundle: ok, id: "a/b", status: 1, err: "invalid container ID format"},
 		{name: "id that climbs", bundle: ok, id: "..", status: 1, err: "invalid container ID format"},
 		{name: "terminal without a socket", bundle: withSpec(func(s *specs.Spec) { s.Process.Terminal = true }), status: 1,
@@ -102,9 +102,9 @@ func TestBadInput(t *testing.T) {
 func TestNoKVM(t *testing.T) {
 	r := newRuntime(t)
 	bundle := r.bundle(nil, "/bin/true")
-	for _, tt := range []struct{ name, hide string }{
-		{"absent", "mkdir -p $D/dev && mount -t tmpfs t $D/dev && cp -a /dev/null /dev/zero /dev/urandom $D/dev && mount --move $D/dev /dev"},
-		{"not a KVM", "mount --bind /dev/null /dev/kvm"},
+	for _, tt := range []struct{ name, hide, err string }{
+		{"absent", "mkdir -p $D/dev && mount -t tmpfs t $D/dev && cp -a /dev/null /dev/zero /dev/urandom $D/dev && mount --move $D/dev /dev", "/dev/kvm"},
+		{"not a KVM", "mount --bind /dev/null /dev/kvm", "KVM_GET_API_VERSION: inappropriate ioctl for device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			check := r.leftovers(t)
@@ -112,7 +112,7 @@ func TestNoKVM(t *testing.T) {
 				r.binary, "--root", r.root, "run", "--bundle", bundle, r.id())
 			cmd.Env = append(os.Environ(), "D="+t.TempDir())
 			res := finish(t, cmd, nil)
-			if res.status != 1 || !strings.Contains(res.err, "/dev/kvm") {
+			if res.status != 1 || !strings.Contains(res.err, tt.err) {
 				t.Errorf("status %d, stderr %q", res.status, res.err)
 			}
 			check()

@@ -16,7 +16,7 @@ import (
 
 const (
 	fsxSeed = 4
-	fsxOps  = 3000
+	fsxOps  = 800
 	fsxMax  = 256 << 10 // the longest file, in bytes
 )
 
