@@ -5,8 +5,6 @@ import (
 	"net"
 	"os"
 	"sync"
-
-	"github.com/govmm/govmm/runtime/agent/host"
 )
 
 // drain copies one output stream of a process to the host and counts: a child of the process may hold the stream open
@@ -18,11 +16,11 @@ type drain struct {
 	progress chan struct{} // closed and replaced at every change
 }
 
-// start begins to copy the stream with the reserved id to out.
-func (d *drain) start(guest *host.Client, id uint32, out *os.File) {
+// start begins to copy the stream that wait returns to out.
+func (d *drain) start(wait func() (net.Conn, error), out *os.File) {
 	go func() {
 		defer d.finish()
-		stream, err := guest.Stream(id)
+		stream, err := wait()
 		if err != nil {
 			return
 		}

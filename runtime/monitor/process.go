@@ -2,7 +2,9 @@ package monitor
 
 import (
 	"io"
+	"net"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -62,14 +64,15 @@ func (p *process) assignStreams(a *agent.Process) {
 // attach starts the copying between the host's streams and the guest's, and the wait for the process's end.
 func (p *process) attach() {
 	ended := p.m.guest.Exited(p.m.cfg.ID, p.execID)
+	in := p.stream(p.ids[0])
 	if p.stdio.terminal {
-		p.output[0].start(p.m.guest, p.ids[0], p.stdio.out)
+		p.output[0].start(in, p.stdio.out) // a terminal's one stream goes both ways
 		p.output[1].finish()
 	} else {
-		p.output[0].start(p.m.guest, p.ids[1], p.stdio.out)
-		p.output[1].start(p.m.guest, p.ids[2], p.stdio.err)
+		p.output[0].start(p.stream(p.ids[1]), p.stdio.out)
+		p.output[1].start(p.stream(p.ids[2]), p.stdio.err)
 	}
-	go p.copyIn(p.ids[0])
+	go p.copyIn(in)
 	go func() {
 		defer close(p.exited)
 		e, ok := <-ended
@@ -83,8 +86,13 @@ func (p *process) attach() {
 	}()
 }
 
-func (p *process) copyIn(id uint32) {
-	stream, err := p.m.guest.Stream(id)
+// stream returns how to wait for the stream with a reserved id. The agent hands each out once, this any number of times.
+func (p *process) stream(id uint32) func() (net.Conn, error) {
+	return sync.OnceValues(func() (net.Conn, error) { return p.m.guest.Stream(id) })
+}
+
+func (p *process) copyIn(wait func() (net.Conn, error)) {
+	stream, err := wait()
 	if err != nil {
 		return
 	}
