@@ -43,14 +43,10 @@ grep ' /tmp ' /proc/self/mountinfo`)
 	for _, want := range []string{
 		"1000\n1001\n", "5 6", "0027\n", "guesthost\n111\n222\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000020\n", "9999\n",
 		"version:0\n", "masked:0\n", "touch: /root-file: Read-only file system\n", "from outside\n", "nosuid", "noexec", "size=1024k",
+		"can't create /proc/sys/kernel/msgmax: Read-only file system", "can't create /tmp/file: Read-only file system",
 	} {
 		if !strings.Contains(res.out, want) {
 			t.Errorf("no %q", want)
-		}
-	}
-	for _, want := range []string{"can't create /proc/sys/kernel/msgmax: Read-only file system", "can't create /tmp/file: Read-only file system"} {
-		if !strings.Contains(res.err, want) {
-			t.Errorf("no %q on standard error", want)
 		}
 	}
 	if t.Failed() {
