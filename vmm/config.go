@@ -62,8 +62,8 @@ type Config struct {
 	// Devices are the virtio devices, in the order of their slots. At most MaxDevices.
 	Devices []virtio.Device
 	// Host is the KVM device, which the VM closes; nil opens /dev/kvm.
-	Host *Host
-	Logger  *slog.Logger
+	Host   *Host
+	Logger *slog.Logger
 	// Phase is called on the vCPU's thread for every byte that the guest writes to the boot-phase port.
 	Phase func(phase byte)
 	// TraceExits counts exits by reason, port and address; see VM.Exits.
