@@ -9,8 +9,7 @@ const (
 	HoleEnd   guestmem.Addr = 4 << 30
 
 	// MMIOBase is the first virtio-mmio window; windows follow each other every MMIOSlotSize bytes.
-	MMIOBase     guestmem.Addr = 0xd000_0000
-	MMIOSlotSize               = 0x1000
+	MMIOBase guestmem.Addr = 0xd000_0000
 
 	// IOAPICAddr and LAPICAddr are where KVM's in-kernel interrupt controllers answer.
 	IOAPICAddr guestmem.Addr = 0xfec0_0000
@@ -21,6 +20,9 @@ const (
 	IdentityMapAddr = 0xfffb_c000
 	TSSAddr         = 0xfffb_d000
 )
+
+// MMIOSlotSize is the size of a virtio-mmio window in bytes.
+const MMIOSlotSize = 0x1000
 
 // Interrupts and ports of the platform.
 const (

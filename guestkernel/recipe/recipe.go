@@ -26,7 +26,6 @@ type Recipe struct {
 	fragments map[string][]byte
 	initC     []byte // C source of an init to pack into an initramfs, or nil
 	objects   int    // about how many lines make prints, for the progress
-	lenient   bool   // do not insist on every option: see Bare
 }
 
 // Container is the kernel for containers.

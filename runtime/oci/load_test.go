@@ -60,8 +60,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"seccomp", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow} }, "config field linux.seccomp is not supported yet"},
 		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true"}}} }, "config field hooks is not supported yet"},
 		{"deep field", func(s *specs.Spec) {
-			s.Linux.Resources.Memory = &specs.LinuxMemory{Kernel: &limit}
-		}, "config field linux.resources.memory.kernel is not supported yet"},
+			s.Linux.Resources.Memory = &specs.LinuxMemory{KernelTCP: &limit}
+		}, "config field linux.resources.memory.kernelTCP is not supported yet"},
 		{"field of a list", func(s *specs.Spec) {
 			s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
 		}, "config field mounts[0].uidMappings is not supported yet"},

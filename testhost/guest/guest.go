@@ -36,9 +36,7 @@ func IsInit() bool { return os.Getpid() == 1 && len(os.Args) > 0 && os.Args[0] =
 // Main is the test host's PID 1; it does not return.
 func Main() {
 	// Kernel messages go to the serial console; so does a failure of ours.
-	if err := serve(); err != nil {
-		fmt.Fprintf(os.Stderr, "\ntesthost: init: %v\n", err)
-	}
+	fmt.Fprintf(os.Stderr, "\ntesthost: init: %v\n", serve())
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	for {
@@ -46,6 +44,8 @@ func Main() {
 	}
 }
 
+// serve works for the runner until the connection fails: the runner ends the
+// machine, so there is always an error.
 func serve() error {
 	warnings, err := setup()
 	if err != nil {

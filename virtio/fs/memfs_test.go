@@ -17,7 +17,6 @@ type memFS struct {
 	files   []*memFile // from node 2
 	freed   *sync.Cond
 	forgets uint64
-	groups  int
 	block   chan struct{} // Fsync waits for it to be closed
 	entered chan struct{} // Fsync sends to it
 }

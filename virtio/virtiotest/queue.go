@@ -36,7 +36,6 @@ type Queue struct {
 	availIdx    uint16
 	usedIdx     uint16
 	kicked      uint16 // availIdx at the last kick
-	done        []*Request
 }
 
 // Request is a descriptor chain that the driver made available.
