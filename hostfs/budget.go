@@ -72,7 +72,8 @@ func (fs *FS) takeDescriptor() bool {
 }
 
 // park closes the descriptors of up to count nodes that no request, open file or lock uses, least recently used first. They are
-// found again by their last known name, and taken only if it is still the same inode.
+// found again by their last known name, and taken only if it is still the same inode. Only a time of birth proves that: without
+// one, an inode number may have gone to another file.
 func (fs *FS) park(count int) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -80,7 +81,8 @@ func (fs *FS) park(count int) {
 	for e := fs.lru.Front(); e != nil && count > 0 && scanned < 1024; scanned++ {
 		n := e.Value.(*node)
 		e = e.Next()
-		if n.fd < 0 || n.users > 0 || n.handles > 0 || n.pinned || n.parent == nil || n.locks != nil {
+		if n.fd < 0 || n.users > 0 || n.handles > 0 || n.pinned || n.parent == nil || n.locks != nil ||
+			n.btime == (unix.StatxTimestamp{}) {
 			continue
 		}
 		fs.closeNode(n)
@@ -111,7 +113,7 @@ func (fs *FS) unpark(n *node) fuse.Status {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	same := keyOf(n.exp, &st) == n.key && st.Btime == n.btime && uint32(st.Mode)&unix.S_IFMT == n.mode
+	same := keyOf(n.exp, &st) == n.key && n.same(&st)
 	if !same || n.gone || n.fd >= 0 {
 		unix.Close(fd)
 		fs.budget.give(1)

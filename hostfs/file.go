@@ -152,7 +152,9 @@ func (fs *FS) createExisting(dir *node, in *fuse.CreateIn, name string, out *fus
 	if code != fuse.OK {
 		return code
 	}
-	if n, code = fs.use(n.id); code != fuse.OK {
+	id := n.id
+	if n, code = fs.use(id); code != fuse.OK {
+		fs.Forget(id, 1)
 		return code
 	}
 	defer fs.put(n)

@@ -6,30 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
-
-// CachePolicy says for how long a guest may believe what it was told. Mainline virtio-fs has no way to take it back, so the zero
-// value, which caches nothing, is the only one under which a change on the host is seen at the next open or path walk.
-type CachePolicy struct {
-	Entry     time.Duration // a name leads to this node
-	Attr      time.Duration // attributes of a node
-	Negative  time.Duration // a name does not exist
-	KeepCache bool          // cached pages survive an open; only where nobody else writes
-}
-
-// Export is one host tree (or one single file) to serve.
-type Export struct {
-	// Name is the slash-separated place of the export below the FUSE root, such as "c1/0".
-	Name string
-	// Dir is any descriptor of a directory or regular file, O_PATH suffices. hostfs duplicates it: the caller keeps its own.
-	Dir      *os.File
-	ReadOnly bool
-	Cache    CachePolicy
-}
 
 // Limits bounds what a guest can make the server hold.
 type Limits struct {
@@ -74,14 +54,6 @@ type FS struct {
 	exports    map[string]*export
 }
 
-type export struct {
-	name     string
-	readOnly bool
-	cache    CachePolicy
-	root     *node
-	removed  bool // guarded by FS.mu
-}
-
 var _ fuse.RawFileSystem = (*FS)(nil)
 
 // New makes a file system that serves the exports of cfg. It raises RLIMIT_NOFILE to the hard limit.
@@ -112,8 +84,8 @@ func New(cfg Config) (*FS, error) {
 	fs.actors = newActors(fs.procfd, cfg.Limits.MaxActors)
 	fs.xattr = chooseXattrCalls(fs.procfd)
 	fs.lru.init()
-	fs.root = fs.addSynthetic("")
 	fs.lastNode = fuse.FUSE_ROOT_ID
+	fs.root = fs.newSynthetic(fuse.FUSE_ROOT_ID, "")
 	for _, e := range cfg.Exports {
 		if err := fs.Add(e); err != nil {
 			fs.Close()
@@ -149,125 +121,6 @@ func openProc(f *os.File) (*os.File, error) {
 		return nil, errors.New("hostfs: the directory given for /proc/self/fd is another process's")
 	}
 	return proc, nil
-}
-
-// Add starts serving another export.
-func (fs *FS) Add(e Export) error {
-	if e.Dir == nil {
-		return fmt.Errorf("hostfs: export %q: no directory", e.Name)
-	}
-	names, err := splitExportName(e.Name)
-	if err != nil {
-		return err
-	}
-	fd, st, err := reopenPath(fs.procfd, int(e.Dir.Fd()))
-	if err != nil {
-		return fmt.Errorf("hostfs: export %q: %w", e.Name, err)
-	}
-	if err := servable(fd, &st); err != nil {
-		unix.Close(fd)
-		return fmt.Errorf("hostfs: export %q: %w", e.Name, err)
-	}
-	fs.budget.force(1)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if err := fs.attach(names, e, fd, &st); err != nil {
-		unix.Close(fd)
-		fs.budget.give(1)
-		return err
-	}
-	return nil
-}
-
-// attach puts an export into the synthetic tree. fs.mu is held.
-func (fs *FS) attach(names []string, e Export, fd int, st *unix.Statx_t) error {
-	if fs.closed {
-		return fmt.Errorf("hostfs: export %q: %w", e.Name, os.ErrClosed)
-	}
-	dir := fs.root
-	for _, name := range names[:len(names)-1] {
-		next := dir.children[name]
-		if next == nil {
-			next = fs.addSynthetic(name)
-			next.parent = dir
-			dir.children[name] = next
-		}
-		if next.children == nil {
-			return fmt.Errorf("hostfs: export %q: lies inside another export", e.Name)
-		}
-		dir = next
-	}
-	last := names[len(names)-1]
-	if dir.children[last] != nil {
-		return fmt.Errorf("hostfs: export %q: the name is in use", e.Name)
-	}
-	exp := &export{name: e.Name, readOnly: e.ReadOnly, cache: e.Cache}
-	n := fs.addNode(exp, fd, st)
-	n.pinned, n.parent, n.name = true, dir, last
-	n.crossed(st)
-	exp.root = n
-	dir.children[last] = n
-	fs.exports[e.Name] = exp
-	return nil
-}
-
-// Remove stops serving an export. Its descriptors are closed as soon as no request uses them; what the guest still holds of it
-// answers ESTALE.
-func (fs *FS) Remove(name string) error {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	exp := fs.exports[name]
-	if exp == nil {
-		return fmt.Errorf("hostfs: export %q: %w", name, os.ErrNotExist)
-	}
-	delete(fs.exports, name)
-	exp.removed = true
-	dir := exp.root.parent
-	delete(dir.children, exp.root.name)
-	for ; dir != fs.root && len(dir.children) == 0; dir = dir.parent {
-		delete(dir.parent.children, dir.name)
-		dir.pinned = false
-		fs.dropUnused(dir)
-	}
-	for _, h := range fs.handles {
-		if h.node.exp == exp {
-			fs.dropHandle(h)
-		}
-	}
-	for _, n := range fs.nodes {
-		if n.exp == exp {
-			fs.detach(n)
-		}
-	}
-	return nil
-}
-
-// SyncAll writes what the host's page cache holds of every export to its disks (syncfs).
-func (fs *FS) SyncAll() error {
-	fs.mu.Lock()
-	var roots []*node
-	for _, e := range fs.exports {
-		e.root.users++
-		roots = append(roots, e.root)
-	}
-	fs.mu.Unlock()
-	var errs []error
-	for _, n := range roots {
-		if err := fs.syncNode(n); err != nil {
-			errs = append(errs, fmt.Errorf("hostfs: export %q: %w", n.exp.name, err))
-		}
-		fs.put(n)
-	}
-	return errors.Join(errs...)
-}
-
-func (fs *FS) syncNode(n *node) error {
-	fd, err := fs.reopen(n.fd, unix.O_RDONLY)
-	if err != nil {
-		return os.NewSyscallError("open", err)
-	}
-	defer unix.Close(fd)
-	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
 }
 
 // Close ends the service: every descriptor is closed once its last request ended, waiting locks end with EINTR, the threads end.

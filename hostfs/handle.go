@@ -78,9 +78,7 @@ func (fs *FS) dropHandle(h *handle) {
 	h.gone = true
 	delete(fs.handles, h.id)
 	h.node.handles--
-	if h.node.handles == 0 {
-		fs.dropLocks(h.node)
-	}
+	fs.unlockHandle(h)
 	if h.users == 0 {
 		fs.closeHandle(h)
 	}
@@ -90,6 +88,7 @@ func (fs *FS) closeHandle(h *handle) {
 	if h.fd >= 0 {
 		fs.closeCounted(h.fd)
 		h.fd = -1
+		h.node.wakeWaiters() // its flock has ended
 	}
 }
 

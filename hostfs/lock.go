@@ -15,13 +15,12 @@ import (
 // A waiting lock neither blocks a queue nor a thread: the goroutine tries again whenever this guest gave up a lock of the same
 // file, and after a pause in case the holder is elsewhere. A thread in F_OFD_SETLKW would have to be signalled out of it, which
 // in Go can always hit the moment before it went to sleep.
-type lockTable struct {
-	owners map[uint64]*lockOwner
-	freed  chan struct{} // closed when locks of this file were given up
-}
-
+//
+// A guest's own OFD locks look the same from here, but belong to one open file: no FLUSH names them, and they end with its RELEASE.
 type lockOwner struct {
+	node  *node
 	fd    int
+	fh    uint64 // the handle of its first lock
 	pid   uint32 // the guest process that locked last
 	users int
 	gone  bool
@@ -33,7 +32,7 @@ const lockPauseFirst, lockPauseMost = time.Millisecond, 50 * time.Millisecond
 // useOwner returns the lock descriptor of one owner. All fields are guarded by FS.mu.
 func (fs *FS) useOwner(h *handle, owner uint64, pid uint32, create bool) (*lockOwner, fuse.Status) {
 	fs.mu.Lock()
-	if o := fs.findOwner(h.node, owner); o != nil || !create {
+	if o := h.node.locks[owner]; o != nil || !create {
 		if o != nil {
 			o.users++
 			o.pid = pid
@@ -42,13 +41,9 @@ func (fs *FS) useOwner(h *handle, owner uint64, pid uint32, create bool) (*lockO
 		return o, fuse.OK
 	}
 	fs.mu.Unlock()
-	// For reading and writing, whatever this caller may do: all locks of an owner need one description, and a later one may be
-	// of the other kind. Where the file can only be read, only read locks exist.
-	fd, err := fs.openCounted(h.fd, unix.O_RDWR)
+	fd, err := fs.openForLocks(h)
 	if err != nil {
-		if fd, err = fs.openCounted(h.fd, unix.O_RDONLY); err != nil {
-			return nil, status(err)
-		}
+		return nil, status(err)
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -56,24 +51,28 @@ func (fs *FS) useOwner(h *handle, owner uint64, pid uint32, create bool) (*lockO
 		fs.closeCounted(fd)
 		return nil, fuse.EBADF
 	}
-	if o := fs.findOwner(h.node, owner); o != nil {
+	if o := h.node.locks[owner]; o != nil {
 		fs.closeCounted(fd)
 		o.users++
 		return o, fuse.OK
 	}
-	o := &lockOwner{fd: fd, pid: pid, users: 1}
+	o := &lockOwner{node: h.node, fd: fd, fh: h.id, pid: pid, users: 1}
 	if h.node.locks == nil {
-		h.node.locks = &lockTable{owners: map[uint64]*lockOwner{}, freed: make(chan struct{})}
+		h.node.locks = map[uint64]*lockOwner{}
 	}
-	h.node.locks.owners[owner] = o
+	h.node.locks[owner] = o
 	return o, fuse.OK
 }
 
-func (fs *FS) findOwner(n *node, owner uint64) *lockOwner {
-	if n.locks == nil {
-		return nil
+// openForLocks opens a description for reading and writing, whatever this handle may do: all locks of an owner need one, and a later
+// one may be of the other kind. Where the file can only be read, only read locks exist.
+func (fs *FS) openForLocks(h *handle) (int, error) {
+	if !h.node.exp.readOnly {
+		if fd, err := fs.openCounted(h.fd, unix.O_RDWR); err == nil {
+			return fd, nil
+		}
 	}
-	return n.locks.owners[owner]
+	return fs.openCounted(h.fd, unix.O_RDONLY)
 }
 
 func (fs *FS) putOwner(o *lockOwner) {
@@ -82,6 +81,7 @@ func (fs *FS) putOwner(o *lockOwner) {
 	o.users--
 	if o.users == 0 && o.gone {
 		fs.closeCounted(o.fd)
+		o.node.wakeWaiters()
 	}
 }
 
@@ -89,42 +89,52 @@ func (fs *FS) putOwner(o *lockOwner) {
 func (fs *FS) unlockOwner(n *node, owner uint64) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if o := fs.findOwner(n, owner); o != nil {
-		delete(n.locks.owners, owner)
-		fs.dropOwner(o)
-		n.wakeWaiters()
-		if len(n.locks.owners) == 0 {
-			n.locks = nil
+	if n.locks[owner] != nil {
+		fs.dropOwner(n, owner)
+	}
+}
+
+// unlockHandle ends the locks that go with an open file. POSIX locks of this handle went before it, with the FLUSH of the close.
+// fs.mu is held.
+func (fs *FS) unlockHandle(h *handle) {
+	for owner, o := range h.node.locks {
+		if o.fh == h.id {
+			fs.dropOwner(h.node, owner)
 		}
 	}
 }
 
 // dropLocks ends all POSIX locks of a file. fs.mu is held.
 func (fs *FS) dropLocks(n *node) {
-	if n.locks == nil {
-		return
+	for owner := range n.locks {
+		fs.dropOwner(n, owner)
 	}
-	for _, o := range n.locks.owners {
-		fs.dropOwner(o)
-	}
-	n.wakeWaiters()
-	n.locks = nil
 }
 
-func (fs *FS) dropOwner(o *lockOwner) {
+// dropOwner ends the locks of one owner. fs.mu is held.
+func (fs *FS) dropOwner(n *node, owner uint64) {
+	o := n.locks[owner]
+	delete(n.locks, owner)
+	if len(n.locks) == 0 {
+		n.locks = nil
+	}
 	o.gone = true
 	if o.users == 0 {
 		fs.closeCounted(o.fd)
-		return
+	} else {
+		// A request still uses the descriptor; what it locks ends with it.
+		unlock := unix.Flock_t{Type: unix.F_UNLCK}
+		_ = unix.FcntlFlock(uintptr(o.fd), unix.F_OFD_SETLK, &unlock)
 	}
-	// A request still uses the descriptor; what it locks must not outlive it.
-	unlock := unix.Flock_t{Type: unix.F_UNLCK}
-	_ = unix.FcntlFlock(uintptr(o.fd), unix.F_OFD_SETLK, &unlock)
+	n.wakeWaiters()
 }
 
+// wakeWaiters lets who waits for a lock of this file try again. fs.mu is held.
 func (n *node) wakeWaiters() {
-	close(n.locks.freed)
-	n.locks.freed = make(chan struct{})
+	if n.freed != nil {
+		close(n.freed)
+		n.freed = nil
+	}
 }
 
 // flockOf translates a lock, with the range checked.
@@ -176,12 +186,10 @@ func (fs *FS) holder(n *node, asking uint64) uint32 {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	pid, others := uint32(0), 0
-	if n.locks != nil {
-		for owner, o := range n.locks.owners {
-			if owner != asking {
-				pid = o.pid
-				others++
-			}
+	for owner, o := range n.locks {
+		if owner != asking {
+			pid = o.pid
+			others++
 		}
 	}
 	if others != 1 {
@@ -220,9 +228,9 @@ func (fs *FS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		pause.Reset(wait)
 		select {
 		case <-cancel:
-			fs.dropIdleOwner(h.node, in.Owner)
 			return fuse.EINTR
 		case <-freed:
+			wait = lockPauseFirst
 		case <-pause.C:
 		}
 	}
@@ -235,24 +243,35 @@ func (fs *FS) waitChannel(h *handle) (<-chan struct{}, bool) {
 	if h.gone || fs.closed {
 		return nil, true
 	}
-	if h.node.locks == nil {
-		return nil, false
+	if h.node.freed == nil {
+		h.node.freed = make(chan struct{})
 	}
-	return h.node.locks.freed, false
+	return h.node.freed, false
 }
 
-// dropIdleOwner forgets an owner that only waited: it is found out by a probe that nothing of its own is locked.
-func (fs *FS) dropIdleOwner(*node, uint64) {}
-
 func (fs *FS) tryLock(h *handle, in *fuse.LkIn) fuse.Status {
+	var code fuse.Status
 	if in.LkFlags&fuse.LK_FLOCK != 0 {
-		return fs.tryFlock(h, in.Lk.Typ)
+		code = fs.tryFlock(h, in.Lk.Typ)
+	} else {
+		code = fs.tryPOSIXLock(h, in)
 	}
+	if code == fuse.OK && in.Lk.Typ != unix.F_WRLCK {
+		fs.mu.Lock()
+		h.node.wakeWaiters() // something was given up, or a write lock became a read lock
+		fs.mu.Unlock()
+	}
+	return code
+}
+
+func (fs *FS) tryPOSIXLock(h *handle, in *fuse.LkIn) fuse.Status {
 	lk, ok := flockOf(&in.Lk)
-	if !ok {
+	switch {
+	case !ok:
 		return fuse.EINVAL
-	}
-	if lk.Type == unix.F_UNLCK && lk.Start == 0 && lk.Len == 0 {
+	case lk.Type == unix.F_WRLCK && !h.writable:
+		return fuse.EBADF
+	case lk.Type == unix.F_UNLCK && lk.Start == 0 && lk.Len == 0:
 		fs.unlockOwner(h.node, in.Owner)
 		return fuse.OK
 	}
@@ -264,13 +283,6 @@ func (fs *FS) tryLock(h *handle, in *fuse.LkIn) fuse.Status {
 	err := unix.FcntlFlock(uintptr(o.fd), unix.F_OFD_SETLK, &lk)
 	if err == unix.EACCES {
 		err = unix.EAGAIN
-	}
-	if err == nil && lk.Type == unix.F_UNLCK {
-		fs.mu.Lock()
-		if h.node.locks != nil {
-			h.node.wakeWaiters()
-		}
-		fs.mu.Unlock()
 	}
 	return status(err)
 }

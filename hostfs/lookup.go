@@ -113,8 +113,8 @@ func (fs *FS) lookup(dir *node, name string, st *unix.Statx_t) (*node, fuse.Stat
 	return fs.enter(dir, name, fd, st)
 }
 
-// enter makes fd, which the table takes over, known to the guest under a name, and counts one lookup. dir may be nil
-// for a file without a name.
+// enter makes fd, which the table takes over, known to the guest under a name of dir's, and counts one lookup. A file that
+// O_TMPFILE made has the name "".
 func (fs *FS) enter(dir *node, name string, fd int, st *unix.Statx_t) (*node, fuse.Status) {
 	exp := dir.exp
 	fs.mu.Lock()
@@ -125,15 +125,18 @@ func (fs *FS) enter(dir *node, name string, fd int, st *unix.Statx_t) (*node, fu
 		return nil, fuse.Status(unix.ESTALE)
 	}
 	n := fs.byKey[keyOf(exp, st)]
+	if n != nil && n.fd < 0 && !n.same(st) {
+		fs.detach(n) // its inode number went to another file while it was parked
+		n = nil
+	}
 	switch {
 	case n == nil:
 		n = fs.addNode(exp, fd, st)
 		if n.key.mnt != dir.key.mnt || n.key.dev != dir.key.dev {
-			n.crossed(st)
+			n.crossed()
 		}
 	case n.fd < 0 && n.users == 0:
 		n.fd = fd // it was parked
-		n.btime = st.Btime
 	default:
 		unix.Close(fd)
 		fs.budget.give(1)

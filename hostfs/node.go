@@ -2,17 +2,21 @@ package hostfs
 
 import (
 	"container/list"
+	"encoding/binary"
 	"errors"
-	"fmt"
+	"hash/fnv"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
-// syntheticIno is where the inode numbers begin that are not the host's: those of synthetic directories, and of single files
-// that share a guest device with files of another host device.
-const syntheticIno = 1 << 63
+// Inode numbers that are not the host's: synthetic directories count from syntheticIno, single files that share a guest device with
+// files of another host device lie above foreignIno.
+const (
+	syntheticIno = 1 << 63
+	foreignIno   = syntheticIno | 1<<62
+)
 
 // inodeKey tells host inodes apart. An inode number is not reused while a descriptor pins the inode, so no generation is needed;
 // a parked node is checked against its birth time as well. The mount is part of it because it decides what may be done
@@ -28,9 +32,9 @@ type inodeKey struct {
 type node struct {
 	id       uint64
 	key      inodeKey
-	exp      *export // nil: synthetic
-	mode     uint32  // file type bits only
-	btime    unix.StatxTimestamp
+	exp      *export             // nil: synthetic
+	mode     uint32              // file type bits only
+	btime    unix.StatxTimestamp // zero where the file system does not keep it
 	submount bool
 	fakeIno  uint64           // shown instead of the host's inode number, if not 0
 	children map[string]*node // synthetic directories only; guarded
@@ -44,20 +48,37 @@ type node struct {
 	name    string // last known name in parent; a hint for parked nodes
 	handles int
 	elem    *list.Element
-	locks   *lockTable
+	locks   map[uint64]*lockOwner // by lock owner
+	freed   chan struct{}         // closed when a lock was given up; nil while nobody waits
 }
 
 func (n *node) isDir() bool     { return n.mode == unix.S_IFDIR }
 func (n *node) isRegular() bool { return n.mode == unix.S_IFREG }
 
-// crossed marks a node that lies on another mount than its parent.
-func (n *node) crossed(*unix.Statx_t) {
+// crossed marks a node that lies on another file system than its parent.
+func (n *node) crossed() {
 	if n.isDir() {
 		n.submount = true
 		return
 	}
-	// Only directories can be FUSE submounts. A single file keeps its number unique on the device that it shows up on.
-	n.fakeIno = syntheticIno | n.id
+	// Only directories can be FUSE submounts. A single file gets a number that no other file on the device has that it shows up on,
+	// and that stays the same when the guest forgets the file and finds it again.
+	n.fakeIno = foreignIno | hashInode(n.key.dev, n.key.ino)&(1<<62-1)
+}
+
+func hashInode(dev, ino uint64) uint64 {
+	h := fnv.New64a()
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], dev)
+	binary.LittleEndian.PutUint64(b[8:], ino)
+	_, _ = h.Write(b[:])
+	return h.Sum64()
+}
+
+// same reports whether st, which has the node's key, describes the node's own inode, and not a later one with its number. That the
+// type is the same is what Open relies on: a parked node's descriptor is replaced only where this was asked.
+func (n *node) same(st *unix.Statx_t) bool {
+	return st.Btime == n.btime && uint32(st.Mode)&unix.S_IFMT == n.mode
 }
 
 type nodeList struct{ *list.List }
@@ -66,16 +87,6 @@ func (l *nodeList) init() { l.List = list.New() }
 
 func keyOf(exp *export, st *unix.Statx_t) inodeKey {
 	return inodeKey{exp: exp, dev: unix.Mkdev(st.Dev_major, st.Dev_minor), ino: st.Ino, mnt: st.Mnt_id}
-}
-
-func splitExportName(name string) ([]string, error) {
-	names := strings.Split(name, "/")
-	for _, n := range names {
-		if checkName(n) != fuse.OK {
-			return nil, fmt.Errorf("hostfs: export name %q: not a relative path in its shortest form", name)
-		}
-	}
-	return names, nil
 }
 
 // checkName accepts what may be a name in a directory. The kernel in the guest never sends anything else.
@@ -92,7 +103,11 @@ func checkName(name string) fuse.Status {
 // addSynthetic makes a directory of the synthetic tree. fs.mu is held, or fs not yet shared.
 func (fs *FS) addSynthetic(name string) *node {
 	fs.lastNode++
-	n := &node{id: fs.lastNode, mode: unix.S_IFDIR, fd: -1, pinned: true, name: name, children: map[string]*node{}}
+	return fs.newSynthetic(fs.lastNode, name)
+}
+
+func (fs *FS) newSynthetic(id uint64, name string) *node {
+	n := &node{id: id, mode: unix.S_IFDIR, fd: -1, pinned: true, name: name, children: map[string]*node{}}
 	n.fakeIno = syntheticIno | n.id
 	fs.nodes[n.id] = n
 	return n
@@ -101,10 +116,11 @@ func (fs *FS) addSynthetic(name string) *node {
 // addNode makes a node that owns fd. fs.mu is held.
 func (fs *FS) addNode(exp *export, fd int, st *unix.Statx_t) *node {
 	fs.lastNode++
-	n := &node{
-		id: fs.lastNode, key: keyOf(exp, st), exp: exp, mode: uint32(st.Mode) & unix.S_IFMT,
-		btime: st.Btime, fd: fd,
-	}
+	return fs.newNode(fs.lastNode, exp, fd, st)
+}
+
+func (fs *FS) newNode(id uint64, exp *export, fd int, st *unix.Statx_t) *node {
+	n := &node{id: id, key: keyOf(exp, st), exp: exp, mode: uint32(st.Mode) & unix.S_IFMT, btime: st.Btime, fd: fd}
 	fs.nodes[n.id] = n
 	fs.byKey[n.key] = n
 	n.elem = fs.lru.PushBack(n)
