@@ -156,8 +156,12 @@ func (v *VM) stopDevices() {
 	}
 }
 
-// close takes the eventfds out of KVM and closes them.
+// close resets the device, so that none of its goroutines touches guest memory any more, takes the eventfds out of KVM and closes
+// them.
 func (s *slot) close(vm *kvm.VM) {
+	if s.mmio != nil {
+		s.mmio.WriteMMIO(virtio.RegStatus, make([]byte, 4))
+	}
 	for i, e := range s.events {
 		_ = s.kicks[i].Control(func(fd int) { _ = vm.RemoveIOEventFD(fd, e) })
 	}

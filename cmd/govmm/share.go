@@ -4,17 +4,12 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
-
 	"github.com/govmm/govmm/hostfs"
 	"github.com/govmm/govmm/virtio/fs"
 	"github.com/govmm/govmm/virtio/vsock"
 	"github.com/govmm/govmm/virtio/vsock/bridge"
 	"github.com/govmm/govmm/vmm"
 )
-
-// exportName is the name of the shared directory below the FUSE root.
-const exportName = ""
 
 // share serves one directory as the root of a virtio-fs device of its own.
 func (b *builder) share(cfg *vmm.Config, arg string) error {
@@ -28,14 +23,17 @@ func (b *builder) share(cfg *vmm.Config, arg string) error {
 	}
 	defer f.Close()
 	files, err := hostfs.New(hostfs.Config{
-		Exports: []hostfs.Export{{Name: exportName, Dir: f, ReadOnly: readOnly}},
+		Exports: []hostfs.Export{{Name: "", Dir: f, ReadOnly: readOnly}}, // the root itself
 		Logger:  cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
 	b.onCleanup(func() { files.Close() })
-	d, err := fs.New(fs.Config{Tag: tag, Server: fuse.NewProtocolServer(files, files.Options()), Logger: cfg.Logger})
+	d, err := fs.New(fs.Config{
+		Tag: tag, Server: files.NewSession(), Renew: func() fs.Handler { return files.NewSession() }, SyncFS: files.SyncFS,
+		Logger: cfg.Logger,
+	})
 	if err != nil {
 		return err
 	}

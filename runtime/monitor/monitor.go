@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -48,6 +49,7 @@ type monitor struct {
 	ended  chan error // what vm.Run returned
 	guest  *host.Client
 	init   *process
+	ending atomic.Bool // the container's process has ended
 
 	execs execTable
 }
@@ -163,7 +165,10 @@ func (m *monitor) startVM(i *images) error {
 	if err != nil {
 		return err
 	}
-	share, err := fs.New(fs.Config{Tag: agent.Tag, Server: fuse.NewProtocolServer(m.files, m.files.Options()), Logger: m.log})
+	share, err := fs.New(fs.Config{
+		Tag: agent.Tag, Server: m.files.NewSession(), Renew: func() fs.Handler { return m.files.NewSession() }, SyncFS: m.syncFS,
+		Logger: m.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -298,8 +303,19 @@ func (m *monitor) forward(s unix.Signal) {
 	}
 }
 
-// finish has the guest write back what it holds; the VM then ends with this process, which is quicker than undoing it.
+// syncFS carries out the syncfs of a program. The one at the container's end only moves what the guest holds to the host: from there
+// on a container that ended is like one under runc, which does not make the host write its disks either.
+func (m *monitor) syncFS(node uint64) fuse.Status {
+	if m.ending.Load() {
+		return fuse.OK
+	}
+	return m.files.SyncFS(node)
+}
+
+// finish has the guest write back what it holds; the VM and the file server then end with this process, which is quicker than undoing
+// them.
 func (m *monitor) finish() {
+	m.ending.Store(true)
 	if err := m.guest.Sync(); err != nil {
 		m.log.Debug("sync", "error", err)
 	}

@@ -36,8 +36,9 @@ type Config struct {
 	Tag string
 	// Server carries the requests out.
 	Server Handler
-	// Renew, if not nil, is called when a session has ended, by a reset of the device or a DESTROY, and returns the server
-	// of the next one. It is the place to forget what the old session left: nodes, open files, locks.
+	// Renew, if not nil, is called when a session has ended, by a reset of the device or a DESTROY, and none of its requests
+	// is under way any more. It returns the server of the next session, and is the place to forget what the old one left:
+	// nodes, open files, locks.
 	Renew func() Handler
 	// SyncFS carries out SYNCFS, which go-fuse does not know: what was written to the file system of the node goes to
 	// disk. nil answers ENOSYS; guests then stop asking.
@@ -187,6 +188,7 @@ func (d *Device) finished(r *request) {
 // complete carries a request out and gives its chain back.
 func (d *Device) complete(r *request) error {
 	d.carryOut(r)
+	d.endSession()
 	d.finished(r)
 	q, c, n := r.queue, r.chain, r.deliver(d)
 	r.free()

@@ -123,6 +123,18 @@ func (d *Device) begin(r *request) {
 	}
 }
 
+// endSession renews the server when DESTROY has ended the session and its last request has left, so that what the guest held does
+// not stay until it mounts again. Whoever still is in the session tries again when leaving.
+func (d *Device) endSession() {
+	if !d.ended.Load() || !d.session.TryLock() {
+		return
+	}
+	defer d.session.Unlock()
+	if d.ended.Load() {
+		d.renew()
+	}
+}
+
 // note begins the session if the server's answer to INIT says so. The caller holds d.session.
 func (d *Device) note(r *request) {
 	le := binary.LittleEndian
