@@ -23,6 +23,7 @@ type host struct {
 
 // bootFiles is what all boots of one run share.
 type bootFiles struct {
+	qemu      string // the emulator
 	kernel    kernel
 	initramfs []byte
 	cache     string
@@ -67,7 +68,7 @@ func boot(o *options, b bootFiles, consoleLogs ...io.Writer) (h *host, err error
 	if h.virtiofsd, err = startVirtiofsd(listener); err != nil {
 		return nil, err
 	}
-	argv := append([]string{qemuTool.path()}, qemuArgs(o, m)...)
+	argv := append([]string{b.qemu}, qemuArgs(o, m)...)
 	if h.qemu, err = startChild("qemu", argv, fds); err != nil {
 		return nil, err
 	}

@@ -113,13 +113,9 @@ func fetchKernel(cache, root string, log io.Writer) error {
 	if err := downloadPackage(work, pkg, log); err != nil {
 		return err
 	}
-	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("apt-get download %s left %d packages", pkg, len(debs))
-	}
 	tree := filepath.Join(work, "kernel")
-	if out, err := exec.Command("dpkg-deb", "-x", debs[0], tree).CombinedOutput(); err != nil {
-		return fmt.Errorf("dpkg-deb -x: %w: %s", err, out)
+	if err := unpackOnly(work, tree); err != nil {
+		return err
 	}
 	version, err := kernelVersion(tree)
 	if err != nil {

@@ -59,6 +59,9 @@ func (r *runner) prepare() (err error) {
 	if r.files.cache, err = cacheDir(); err != nil {
 		return err
 	}
+	if r.files.qemu, err = ensureEmulator(r.files.cache, r.log); err != nil {
+		return err
+	}
 	if r.files.kernel, err = ensureKernel(r.files.cache, r.log); err != nil {
 		return err
 	}
