@@ -20,13 +20,17 @@ type System struct {
 // Open opens /dev/kvm and checks its API version. The caller closes it; VMs made from it outlive it.
 func Open() (*System, error) { return OpenPath("/dev/kvm") }
 
-// OpenPath is Open for a device node that has another path.
+// OpenPath is Open for a device node that has another path. Its errors are of type *OpenError.
 func OpenPath(path string) (*System, error) {
 	num, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, openError(path, err)
+		return nil, openError(&os.PathError{Op: "open", Path: path, Err: err})
 	}
-	return NewSystem(num)
+	s, err := NewSystem(num)
+	if err != nil {
+		return nil, openError(fmt.Errorf("%s: %w", path, err))
+	}
+	return s, nil
 }
 
 // NewSystem makes a System of a descriptor of /dev/kvm that was opened elsewhere, such as before a change of root. It
@@ -47,18 +51,31 @@ func NewSystem(num int) (*System, error) {
 	return s, nil
 }
 
-// openError adds the remedy to the errors that have one.
-func openError(path string, err error) error {
-	remedy := ""
+// OpenError says why there is no KVM, and what to do.
+type OpenError struct {
+	Err    error
+	Remedy string
+}
+
+// Error implements error.
+func (e *OpenError) Error() string { return e.Err.Error() + ": " + e.Remedy }
+
+// Unwrap returns the cause.
+func (e *OpenError) Unwrap() error { return e.Err }
+
+func openError(err error) error {
+	e := &OpenError{err, "use Linux 5.15 or later with KVM"}
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		remedy = ": load the module kvm_amd or kvm_intel, and turn on virtualisation in the firmware or in the outer VM"
+		e.Remedy = "load the module kvm_amd or kvm_intel, and turn on virtualisation in the firmware or in the outer VM"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		remedy = ": add the user to group kvm"
+		e.Remedy = "run as root, or add the user to the group kvm"
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		remedy = ": the processor has no virtualisation, or the module kvm_amd or kvm_intel is not loaded"
+		e.Remedy = "the processor has no virtualisation, or the module kvm_amd or kvm_intel is not loaded"
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EISDIR):
+		e.Remedy = "this is not the KVM device: mknod /dev/kvm c 10 232, with the module kvm_amd or kvm_intel loaded"
 	}
-	return fmt.Errorf("%w%s", &os.PathError{Op: "open", Path: path, Err: err}, remedy)
+	return e
 }
 
 // Close closes the descriptor. Closing again does nothing.

@@ -128,6 +128,7 @@ func (e *execution) ready() error {
 
 // exec becomes the program. It returns only on failure.
 func (e *execution) exec() error {
+	defaultSignals()
 	if e.p.NoNewPrivileges {
 		if err := e.installSeccomp(); err != nil {
 			return err
