@@ -155,7 +155,7 @@ func (b *builder) configure(ctx context.Context, asked []option) error {
 	if err != nil {
 		return err
 	}
-	if diff := unmet(asked, dot); len(diff) > 0 {
+	if diff := unmet(asked, dot); len(diff) > 0 && !b.lenient {
 		return fmt.Errorf("options that did not end up as asked for (a dependency is missing, or something selects them):\n  %s", strings.Join(diff, "\n  "))
 	}
 	return nil
