@@ -54,10 +54,6 @@ func (g *guest) open(node uint64, flags uint32) uint64 {
 	return out.Fh
 }
 
-func (g *guest) release(node, fh uint64) {
-	g.Release(nil, &fuse.ReleaseIn{InHeader: g.header(node), Fh: fh})
-}
-
 func lockIn(node, fh, owner uint64, typ uint32, start, end uint64) *fuse.LkIn {
 	return &fuse.LkIn{
 		InHeader: fuse.InHeader{NodeId: node}, Fh: fh, Owner: owner,
