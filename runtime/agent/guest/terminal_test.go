@@ -3,6 +3,7 @@ package guest_test
 import (
 	"bytes"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -15,13 +16,17 @@ import (
 type screen struct {
 	mu    sync.Mutex
 	shown bytes.Buffer
-	keys  *io.PipeReader
-	typed *io.PipeWriter
+	keys  *os.File // a pipe, so that typing never waits for a process that has ended
+	typed *os.File
 }
 
-func newScreen() *screen {
+func newScreen(t *testing.T) *screen {
+	t.Helper()
 	s := &screen{}
-	s.keys, s.typed = io.Pipe()
+	var err error
+	s.keys, s.typed, err = os.Pipe()
+	must(t, err)
+	t.Cleanup(func() { s.keys.Close(); s.typed.Close() })
 	return s
 }
 
@@ -62,11 +67,13 @@ func (f *fixture) terminal(args ...string) *agent.CreateContainer {
 	return m
 }
 
+// A shell's read ends without a line when a trapped signal comes, so the loop tells that from the end of the input.
 func TestTerminal(t *testing.T) {
 	f := start(t)
-	s := newScreen()
+	s := newScreen(t)
 	p, err := f.create(f.terminal("sh", "-c", `stty size; tty; echo $TERM; ls -l /dev/console | grep -c '136,'
-		[ -c /dev/ptmx ] && trap 'stty size' WINCH; echo ready; while read x; do echo "got $x"; done; echo end`), stdio{console: s})
+		[ -c /dev/ptmx ] && trap 'stty size; resized=1' WINCH; echo ready
+		while read x || [ "$resized" ]; do resized=; echo "got $x"; done; echo end`), stdio{console: s})
 	must(t, err)
 	must(t, f.Start("c"))
 	s.wait(t, "33 99\r\n/dev/pts/0\r\nxterm\r\n1\r\nready\r\n")
@@ -87,7 +94,7 @@ func TestTerminal(t *testing.T) {
 
 func TestTerminalInterrupt(t *testing.T) {
 	f := start(t)
-	s := newScreen()
+	s := newScreen(t)
 	p, err := f.create(f.terminal("sh", "-c", "trap 'echo int; exit 9' INT; echo ready; while :; do sleep 0.05; done"), stdio{console: s})
 	must(t, err)
 	must(t, f.Start("c"))
@@ -100,7 +107,7 @@ func TestTerminalInterrupt(t *testing.T) {
 
 func TestTerminalHangUp(t *testing.T) {
 	f := start(t)
-	s := newScreen()
+	s := newScreen(t)
 	p, err := f.create(f.terminal("sh", "-c", "trap 'exit 3' HUP; echo ready; while :; do sleep 0.05; done"), stdio{console: s})
 	must(t, err)
 	must(t, f.Start("c"))
@@ -116,7 +123,7 @@ func TestTerminalOfExec(t *testing.T) {
 	init, err := f.create(f.spec("sleep", "1000"), stdio{})
 	must(t, err)
 	must(t, f.Start("c"))
-	s := newScreen()
+	s := newScreen(t)
 	p := f.process("sh", "-c", "stty size; tty; id -u; exit 8")
 	p.Terminal, p.Rows, p.Cols, p.UID = true, 10, 20, 1000
 	e, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Process: p}, stdio{console: s})
