@@ -31,9 +31,11 @@ const (
 	queueSize = 256
 	maxQueues = 64
 	idSize    = 20 // VIRTIO_BLK_ID_BYTES
-	// maxSegments bounds the ranges of one discard or write-zeroes request, maxRange the sectors of each.
+	// maxSegments bounds the ranges of one discard or write-zeroes request. maxDiscard and maxZeroes bound the sectors
+	// of each: a reset and a snapshot wait for the request, and a Storage may have to write zeroes one by one.
 	maxSegments = 16
-	maxRange    = 1 << 22
+	maxDiscard  = 1 << 22
+	maxZeroes   = 1 << 17
 	configSize  = 60
 )
 
@@ -163,14 +165,16 @@ func (d *Device) Config() []byte {
 	le.PutUint64(p, d.sectors)
 	le.PutUint32(p[12:], queueSize-2) // seg_max: all but the header and the status
 	le.PutUint32(p[20:], d.cfg.BlockSize)
-	le.PutUint16(p[34:], uint16(d.cfg.Queues))
+	if d.features&FeatureMultiQueue != 0 {
+		le.PutUint16(p[34:], uint16(d.cfg.Queues))
+	}
 	if d.features&FeatureDiscard != 0 {
-		le.PutUint32(p[36:], maxRange)
+		le.PutUint32(p[36:], maxDiscard)
 		le.PutUint32(p[40:], maxSegments)
 		le.PutUint32(p[44:], d.cfg.BlockSize/SectorSize)
 	}
 	if d.features&FeatureWriteZeroes != 0 {
-		le.PutUint32(p[48:], maxRange)
+		le.PutUint32(p[48:], maxZeroes)
 		le.PutUint32(p[52:], maxSegments)
 		p[56] = 1 // write_zeroes_may_unmap
 	}
@@ -180,7 +184,7 @@ func (d *Device) Config() []byte {
 // Reset implements virtio.Device. Nothing is kept between requests.
 func (d *Device) Reset() {}
 
-// Serve implements virtio.Device.
+// Serve implements virtio.Device. The driver hears of each request when it is done: the next one may take long.
 func (d *Device) Serve(ctx context.Context, _ int, q *virtio.Queue) error {
 	for ctx.Err() == nil {
 		c, err := q.Pop()
@@ -194,6 +198,7 @@ func (d *Device) Serve(ctx context.Context, _ int, q *virtio.Queue) error {
 		if err != nil {
 			return err
 		}
+		q.Notify()
 	}
 	return ctx.Err()
 }

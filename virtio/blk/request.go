@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/govmm/govmm/virtio"
 )
@@ -157,7 +156,10 @@ func (d *Device) flush(negotiated uint64) error {
 
 func (d *Device) read(buffers [][]byte, off int64) error {
 	if d.vector != nil && len(buffers) > 1 {
-		return d.vector.ReadVector(buffers, off)
+		if err := d.vector.ReadVector(buffers, off); err != nil {
+			return fmt.Errorf("read into %d buffers at %d: %w", len(buffers), off, err)
+		}
+		return nil
 	}
 	for _, b := range buffers {
 		if n, err := d.cfg.Storage.ReadAt(b, off); n < len(b) {
@@ -170,7 +172,10 @@ func (d *Device) read(buffers [][]byte, off int64) error {
 
 func (d *Device) write(buffers [][]byte, off int64) error {
 	if d.vector != nil && len(buffers) > 1 {
-		return d.vector.WriteVector(buffers, off)
+		if err := d.vector.WriteVector(buffers, off); err != nil {
+			return fmt.Errorf("write of %d buffers at %d: %w", len(buffers), off, err)
+		}
+		return nil
 	}
 	for _, b := range buffers {
 		if _, err := d.cfg.Storage.WriteAt(b, off); err != nil {
@@ -228,15 +233,16 @@ func (d *Device) parseSegment(kind uint32, p []byte) (segment, error) {
 	if flags&^flagUnmap != 0 || kind == typeDiscard && flags != 0 {
 		return segment{}, errUnsupported
 	}
-	if n > maxRange {
+	limit := uint32(maxZeroes)
+	if kind == typeDiscard {
+		limit = maxDiscard
+	}
+	if n > limit {
 		return segment{}, errRequest
 	}
 	length := uint64(n) * SectorSize
 	off, err := d.offset(sector, length)
-	if err != nil || length > math.MaxInt64 {
-		return segment{}, errRequest
-	}
-	return segment{off, int64(length), flags&flagUnmap != 0}, nil
+	return segment{off, int64(length), flags&flagUnmap != 0}, err
 }
 
 func (d *Device) clear(kind uint32, s segment) error {
