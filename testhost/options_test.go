@@ -97,14 +97,14 @@ func TestQEMUArgs(t *testing.T) {
 	for _, want := range []string{
 		"-smp 3", "size=100M,share=on", "-accel tcg,thread=multi", "socket,id=qmp,fd=5", "file=/proc/self/fd/9",
 		"file=/a/b,if=none,id=disk0,format=raw,discard=unmap,readonly=on", "drive=disk0,serial=b ",
-		"drive=disk1,serial=a-name-that-is-longe ", "-no-reboot", "softlockup_panic=1 k=v",
+		"drive=disk1,serial=a-name-that-is-longe ", "-no-reboot", "softlockup_panic=1 highres=off nohz=off k=v",
 	} {
 		if !strings.Contains(line+" ", want) {
 			t.Errorf("no %q in %s", want, line)
 		}
 	}
 	o.icount = true
-	if line := strings.Join(qemuArgs(o, m), " "); !strings.Contains(line, "-icount shift=0,sleep=off") || strings.Contains(line, "thread=multi") {
+	if line := strings.Join(qemuArgs(o, m), " "); !strings.Contains(line, "-icount shift=0,sleep=off") || strings.Contains(line, "thread=multi") || strings.Contains(line, "nohz=off") {
 		t.Errorf("icount: %s", line)
 	}
 }

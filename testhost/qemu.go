@@ -81,6 +81,12 @@ func qemuArgs(o *options, m machine) []string {
 // -no-reboot turns into QEMU's exit.
 func kernelCommandLine(o *options) string {
 	args := []string{"console=ttyS0", "quiet", "panic=-1", "oops=panic", "softlockup_panic=1"}
+	if !o.icount {
+		// QEMU's VMRUN and #VMEXIT change a CPU's word of pending interrupts without a lock, while other threads set bits
+		// in it: now and then an interrupt is lost. A one-shot timer that is lost never fires again, and the host stands
+		// still with all CPUs halted. A periodic tick comes again, and brings what was lost with it.
+		args = append(args, "highres=off", "nohz=off")
+	}
 	return strings.Join(append(args, o.kernelArgs...), " ")
 }
 
