@@ -115,8 +115,6 @@ func limitOf(args []string) time.Duration {
 func finish(t *testing.T, cmd *exec.Cmd, in []byte) result {
 	t.Helper()
 	out, errOut := outputFile(t), outputFile(t)
-	defer out.Close()
-	defer errOut.Close()
 	cmd.Stdout, cmd.Stderr = out, errOut
 	if in != nil {
 		cmd.Stdin = bytes.NewReader(in)
@@ -137,7 +135,15 @@ func finish(t *testing.T, cmd *exec.Cmd, in []byte) result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%v: %v", cmd.Args, err)
 	}
-	return result{contents(t, out), contents(t, errOut), cmd.ProcessState.ExitCode()}
+	res := result{contents(t, out), contents(t, errOut), cmd.ProcessState.ExitCode()}
+	t.Cleanup(func() {
+		if late := contents(t, errOut)[len(res.err):]; t.Failed() && late != "" {
+			t.Logf("%v wrote to stderr after it returned: %s", cmd.Args, late)
+		}
+		out.Close()
+		errOut.Close()
+	})
+	return res
 }
 
 // outputFile makes a file without a name.
