@@ -46,6 +46,7 @@ type options struct {
 	keepScratch bool
 	scratchSize int64 // MiB
 	timeout     time.Duration
+	repeats     int
 	hang        time.Duration
 	logFile     string
 	kernelArgs  []string
@@ -79,6 +80,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&scratch, "scratch-size", "24G", "size of the (sparse) scratch disk")
 	fs.DurationVar(&o.timeout, "timeout", 0, "end the test host after this time, exit status 124 (0: never)")
 	fs.DurationVar(&o.hang, "hang", 60*time.Second, "without a heartbeat for this long the host counts as hung")
+	fs.IntVar(&o.repeats, "repeats", 1, "repeat the command in a fresh host this often after the host hung or panicked")
 	fs.StringVar(&o.logFile, "log", "", "write the serial console to this file")
 	fs.Var((*list)(&o.kernelArgs), "kernel-arg", "further argument of the test host's kernel command line (repeatable)")
 	fs.Var((*list)(&o.qemuArgs), "qemu-arg", "further argument of QEMU (repeatable)")

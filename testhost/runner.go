@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// runner runs the command, twice if need be.
+// runner runs the command, again in a fresh host if one dies under it.
 type runner struct {
 	opts    *options
 	log     io.Writer
@@ -35,21 +35,34 @@ func (r *runner) run() (int, error) {
 		restore = rawTerminal(os.Stdin)
 	}
 	defer restore()
-	status, err := r.attempt()
-	if !errors.Is(err, errHung) {
+	for repeats := 0; ; repeats++ {
+		status, err := r.attempt()
+		died := errors.Is(err, errHung) || errors.Is(err, errPanic)
+		if died {
+			fmt.Fprintf(r.log, "testhost: %v\ntesthost: the command was: %s\n", err, r.opts.shown)
+		}
+		if died && repeats < r.opts.repeats {
+			if err = r.repeatable(); err == nil {
+				fmt.Fprintln(r.log, "testhost: repeating the command in a fresh host")
+				continue
+			}
+		}
+		if repeats > 0 {
+			fmt.Fprintf(r.log, "testhost: repeats after the host died: %d\n", repeats)
+		}
 		return status, err
 	}
-	fmt.Fprintf(r.log, "testhost: %v\ntesthost: the command was: %s\n", err, r.opts.shown)
+}
+
+// repeatable says why the command cannot be given again.
+func (r *runner) repeatable() error {
 	switch {
 	case r.opts.tty:
-		return statusFailure, errors.New("not repeated: the command is interactive")
+		return errors.New("not repeated: the command is interactive")
 	case !r.input.replayable():
-		return statusFailure, errors.New("not repeated: it has read too much input to give it again")
+		return errors.New("not repeated: it has read too much input to give it again")
 	}
-	fmt.Fprintln(r.log, "testhost: repeating the command in a fresh host")
-	status, err = r.attempt()
-	fmt.Fprintln(r.log, "testhost: repeats after a hang: 1")
-	return status, err
+	return nil
 }
 
 func (r *runner) prepare() (err error) {
