@@ -49,6 +49,17 @@ func mapRegion(r Region) (block, error) {
 	return block{Region: r, bytes: bytes, mapping: mapping}, nil
 }
 
+// guestAddr finds the guest-physical address that lies at a host address, if one does.
+func (m *Memory) guestAddr(host uintptr) (Addr, bool) {
+	for i := range m.blocks {
+		b := &m.blocks[i]
+		if off := uint64(host) - uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b.bytes)))); off < b.Size {
+			return b.Base + Addr(off), true
+		}
+	}
+	return 0, false
+}
+
 // Close unmaps the memory. Any later access faults, so vCPUs, queues and KVM memory slots must be gone.
 func (m *Memory) Close() error {
 	var first error

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -111,6 +112,7 @@ func (a *actors) thread() {
 		return
 	}
 	defer a.wg.Done()
+	debug.SetPanicOnFault(true) // a job's data may lie in guest memory; play hands its panic on
 	self, err := newActor(a.procfd)
 	for j := range a.jobs {
 		if err != nil {

@@ -96,6 +96,10 @@ func (q *Queue) mapRings() error {
 // Size returns the queue's size in descriptors.
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
+// Guard runs f in a goroutine of the device's own, as guestmem.Memory.Guard does. The goroutine that calls Serve has one
+// already.
+func (q *Queue) Guard(f func() error) error { return q.mem.Guard(f) }
+
 // Features returns the negotiated feature bits.
 func (q *Queue) Features() uint64 { return q.features }
 
@@ -171,16 +175,15 @@ func (q *Queue) Push(c *Chain, written uint32) error {
 // Notify sends a used-buffer notification unless the driver suppressed it (virtio 1.2 §2.7.7) or nothing was pushed
 // since the last one.
 func (q *Queue) Notify() {
-	q.mu.Lock()
-	due := q.notifyDue()
-	q.mu.Unlock()
-	if due {
+	if q.notifyDue() {
 		q.notify()
 	}
 }
 
 // notifyDue relies on the full fence in Push between used.idx and what it loads.
 func (q *Queue) notifyDue() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.stopped || q.nextUsed == q.signalled {
 		return false
 	}

@@ -2,7 +2,10 @@ package virtio
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/govmm/govmm/guestmem"
 )
 
 // ServeQueue serves virtqueue i until ctx is done: whenever kick says so it calls the device's Serve. It begins with a
@@ -42,7 +45,8 @@ func (m *MMIO) slot(i int) (*slot, error) {
 }
 
 // Serve lets the device serve queue i once, in this goroutine, if the driver has set it up: the step of ServeQueue. The
-// error is about the arguments; what the driver or the device does wrong goes to the driver and the log.
+// error is about the arguments or a guestmem.FaultError; what the driver or the device does wrong goes to the driver and
+// the log.
 func (m *MMIO) Serve(ctx context.Context, i int) error {
 	s, err := m.slot(i)
 	if err != nil {
@@ -56,6 +60,9 @@ func (m *MMIO) Serve(ctx context.Context, i int) error {
 	}
 	err = m.attached.Load().dev.Serve(ctx, i, q)
 	q.Notify()
+	if fault := (*guestmem.FaultError)(nil); errors.As(err, &fault) {
+		return err
+	}
 	if err != nil && ctx.Err() == nil {
 		m.fail(err, i)
 	}

@@ -13,6 +13,7 @@ package fs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/govmm/govmm/guestmem"
 	"github.com/govmm/govmm/virtio"
 )
 
@@ -77,6 +79,7 @@ type Device struct {
 	inflight map[uint64]*request // in goroutines of their own and not answered yet, by unique
 	group    sync.WaitGroup      // those goroutines, and interrupters
 	busy     atomic.Int32        // those goroutines: requests whose chains are not given back
+	fault    atomic.Pointer[guestmem.FaultError]
 }
 
 // New returns a device.
@@ -124,6 +127,9 @@ func (d *Device) Config() []byte {
 
 // Serve implements virtio.Device.
 func (d *Device) Serve(ctx context.Context, _ int, q *virtio.Queue) error {
+	if fault := d.fault.Load(); fault != nil {
+		return fault
+	}
 	var next *virtio.Chain
 	var nextErr error
 	for next != nil || ctx.Err() == nil {
@@ -163,17 +169,27 @@ func (d *Device) start(r *request) bool {
 	}
 	d.inflight[r.unique] = r
 	d.busy.Add(1)
+	q := r.queue // not r's any more when it is complete
 	d.group.Go(func() {
 		defer d.busy.Add(-1)
 		if r.class != waits {
 			d.workers <- struct{}{}
 			defer func() { <-d.workers }()
 		}
-		if err := d.complete(r); err != nil {
-			d.complain("push", "error", err)
-		}
+		d.outcome(q.Guard(func() error { return d.complete(r) }))
 	})
 	return true
+}
+
+// outcome takes down the end of a request in a goroutine of its own. A fault in guest memory is the VM's end, which the next
+// Serve tells.
+func (d *Device) outcome(err error) {
+	if fault := (*guestmem.FaultError)(nil); errors.As(err, &fault) {
+		d.fault.Store(fault)
+	}
+	if err != nil {
+		d.complain("push", "error", err)
+	}
 }
 
 // finished takes a request from those under way.
