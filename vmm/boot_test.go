@@ -68,8 +68,8 @@ func bareConfig(t *testing.T, out *console) vmm.Config {
 	}
 }
 
-// boot runs cfg's guest until it resets.
-func boot(t *testing.T, cfg vmm.Config, out *console) *vmm.VM {
+// runToReset runs cfg's guest until it resets.
+func runToReset(t *testing.T, cfg vmm.Config, out *console) *vmm.VM {
 	t.Helper()
 	vm, err := vmm.New(cfg)
 	if err != nil {
@@ -91,7 +91,7 @@ func TestBareGuest(t *testing.T) {
 		out := &console{}
 		cfg := bareConfig(t, out)
 		cfg.CPUs = cpus
-		boot(t, cfg, out)
+		runToReset(t, cfg, out)
 		if !strings.Contains(out.String(), "HELLO FROM GUEST INIT") {
 			t.Errorf("%d CPUs: no HELLO:\n%s", cpus, out)
 		}

@@ -21,7 +21,7 @@ func TestGuestMemoryHasHugePages(t *testing.T) {
 	if err != nil || strings.Contains(string(b), "[never]") {
 		t.Skipf("this host has no transparent huge pages: %s %v", b, err)
 	}
-	boot(t, cfg, out)
+	runToReset(t, cfg, out)
 	if kib := anonHugePages(t); kib < 2048 {
 		t.Errorf("AnonHugePages of this process: %d KiB, want at least one page of 2 MiB", kib)
 	}

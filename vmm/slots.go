@@ -134,7 +134,8 @@ func (v *VM) startDevices() {
 		s.cancel = cancel
 		for i, k := range s.kicks {
 			s.group.Go(func() {
-				if err := s.mmio.ServeQueue(ctx, i, k); err != nil && ctx.Err() == nil {
+				err := v.mem.Guard(func() error { return s.mmio.ServeQueue(ctx, i, k) })
+				if err != nil && ctx.Err() == nil {
 					v.end(fmt.Errorf("virtio device at %#x, queue %d: %w", uint64(s.base), i, err))
 				}
 			})
@@ -158,9 +159,12 @@ func (v *VM) stopDevices() {
 
 // close resets the device, so that none of its goroutines touches guest memory any more, takes the eventfds out of KVM and closes
 // them.
-func (s *slot) close(vm *kvm.VM) {
+func (s *slot) close(vm *kvm.VM, mem *guestmem.Memory) {
 	if s.mmio != nil {
-		s.mmio.WriteMMIO(virtio.RegStatus, make([]byte, 4))
+		_ = mem.Guard(func() error {
+			s.mmio.WriteMMIO(virtio.RegStatus, make([]byte, 4))
+			return nil
+		})
 	}
 	for i, e := range s.events {
 		_ = s.kicks[i].Control(func(fd int) { _ = vm.RemoveIOEventFD(fd, e) })

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -65,14 +64,20 @@ func (c *vcpu) request(r request) {
 // loop runs the guest until the VM ends.
 func (c *vcpu) loop() {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	// A host that cannot back guest memory becomes an error of this VM, not the end of the process.
-	debug.SetPanicOnFault(true)
 	c.tid.Store(int32(unix.Gettid()))
 	defer c.tid.Store(0)
+	// A host that cannot back guest memory becomes an error of this VM, not the end of the process.
+	if err := c.vm.mem.Guard(c.run); err != nil {
+		c.vm.end(fmt.Errorf("vCPU %d: %w", c.id, err))
+	}
+}
+
+// run returns nil when the VM ends otherwise.
+func (c *vcpu) run() error {
 	for {
 		switch request(c.want.Load()) {
 		case stopRequest:
-			return
+			return nil
 		case pauseRequest:
 			c.park()
 			continue
@@ -82,12 +87,13 @@ func (c *vcpu) loop() {
 		case errors.Is(err, kvm.ErrInterrupted):
 			c.kvm.SetImmediateExit(false)
 		case err != nil:
-			c.vm.end(fmt.Errorf("vCPU %d: %w", c.id, err))
-			return
+			return err
+		case reason == kvm.ExitShutdown: // a triple fault: what reboot=t does on purpose
+			c.vm.end(ErrReset)
+			return nil
 		default:
 			if err := c.handle(reason); err != nil {
-				c.vm.end(err)
-				return
+				return err
 			}
 		}
 	}
@@ -119,16 +125,14 @@ func (c *vcpu) handle(reason kvm.ExitReason) error {
 		} else {
 			c.vm.mmio.Read(m.Addr, m.Data)
 		}
-	case kvm.ExitShutdown:
-		return ErrReset // a triple fault: what reboot=t does on purpose
 	case kvm.ExitIntr, kvm.ExitIRQWindowOpen:
 	case kvm.ExitInternalError:
 		e := c.kvm.InternalError()
-		return fmt.Errorf("vCPU %d: %w: %s", c.id, e, hintEmulated)
+		return fmt.Errorf("%w: %s", e, hintEmulated)
 	case kvm.ExitFailEntry:
-		return fmt.Errorf("vCPU %d: %w", c.id, c.kvm.FailEntry())
+		return c.kvm.FailEntry()
 	default:
-		return fmt.Errorf("vCPU %d: unexpected exit: %v", c.id, reason)
+		return fmt.Errorf("unexpected exit: %v", reason)
 	}
 	return nil
 }

@@ -47,11 +47,17 @@ type VM struct {
 	group  sync.WaitGroup
 	close  sync.Once
 	pause  sync.Mutex
+
+	life    sync.Mutex // starting and joining
+	started bool
 }
 
-// New makes the VM and loads its kernel; nothing runs yet.
+// New makes the VM and loads its kernel; nothing runs yet. When it fails it has released everything, cfg.Host too.
 func New(cfg Config) (*VM, error) {
 	if err := cfg.complete(); err != nil {
+		if cfg.Host != nil {
+			_ = cfg.Host.Close()
+		}
 		return nil, err
 	}
 	v := &VM{cfg: cfg, ports: devices.NewBus(), mmio: devices.NewBus()}
@@ -82,9 +88,10 @@ func (v *VM) build() error {
 	loaded := make(chan error, 1)
 	var entry *boot.Entry
 	go func() {
-		var err error
-		entry, err = v.load()
-		loaded <- err
+		loaded <- v.mem.Guard(func() (err error) {
+			entry, err = v.load()
+			return err
+		})
 	}()
 	err = v.setUpKVM()
 	if loadErr := <-loaded; loadErr != nil {
@@ -176,20 +183,39 @@ func (v *VM) Memory() uint64 { return v.mem.Size() }
 func (v *VM) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { v.cancel(context.Cause(ctx)) })
 	defer stop()
-	v.startDevices()
-	for _, c := range v.cpus {
-		v.group.Go(c.loop)
+	if err := v.start(); err != nil {
+		return err
 	}
 	<-v.ctx.Done()
 	v.join()
 	return context.Cause(v.ctx)
 }
 
+// start starts every thread and worker, unless the VM has ended: after join there must be none.
+func (v *VM) start() error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	switch {
+	case v.started:
+		return errors.New("vmm: Run may be called once")
+	case v.ctx.Err() != nil:
+		return context.Cause(v.ctx)
+	}
+	v.started = true
+	v.startDevices()
+	for _, c := range v.cpus {
+		v.group.Go(c.loop)
+	}
+	return nil
+}
+
 // end makes Run return err, unless something ended it before.
 func (v *VM) end(err error) { v.cancel(err) }
 
-// join kicks the vCPUs out of the guest and waits for every thread and worker.
+// join kicks the vCPUs out of the guest and waits for every thread and worker. The VM has been ended before.
 func (v *VM) join() {
+	v.life.Lock()
+	defer v.life.Unlock()
 	for _, c := range v.cpus {
 		c.request(stopRequest)
 	}
@@ -207,7 +233,7 @@ func (v *VM) Close() {
 		v.cancel(errStopped)
 		v.join()
 		for _, s := range v.slots {
-			s.close(v.vm)
+			s.close(v.vm, v.mem)
 		}
 		for _, c := range v.cpus {
 			_ = c.kvm.Close()
