@@ -72,6 +72,33 @@ type msi struct {
 	_         [12]byte
 }
 
+type deviceAttr struct {
+	Flags uint32
+	Group uint32
+	Attr  uint64
+	Addr  uint64
+}
+
+// DirtyPage is what a dirty ring says of a page that was written.
+type DirtyPage struct {
+	// Slot is the memory slot.
+	Slot uint32
+	// Page is the page's number in it.
+	Page uint64
+}
+
+// dirtyGFN is struct kvm_dirty_gfn, an entry of a dirty ring. Flags says whose the entry is.
+type dirtyGFN struct {
+	Flags  uint32
+	Slot   uint32
+	Offset uint64
+}
+
+const (
+	dirtyGFNDirty = 1 << 0
+	dirtyGFNReset = 1 << 1
+)
+
 // Clock flags, KVM API 4.29.
 const (
 	ClockTSCStable = 1 << 1

@@ -19,6 +19,8 @@ var layouts = []struct {
 	{irqfd{}, 32, map[string]uintptr{"FD": 0, "GSI": 4, "Flags": 8, "ResampleFD": 12}},                                              // struct kvm_irqfd
 	{ioeventfd{}, 64, map[string]uintptr{"Datamatch": 0, "Addr": 8, "Len": 16, "FD": 20, "Flags": 24}},                              // struct kvm_ioeventfd
 	{msi{}, 32, map[string]uintptr{"AddressLo": 0, "AddressHi": 4, "Data": 8, "Flags": 12, "DevID": 16}},                            // struct kvm_msi
+	{deviceAttr{}, 24, map[string]uintptr{"Flags": 0, "Group": 4, "Attr": 8, "Addr": 16}},                                           // struct kvm_device_attr
+	{dirtyGFN{}, 16, map[string]uintptr{"Flags": 0, "Slot": 4, "Offset": 8}},                                                        // struct kvm_dirty_gfn
 	{ClockData{}, 48, map[string]uintptr{"Clock": 0, "Flags": 8, "Realtime": 16, "HostTSC": 24}},                                    // struct kvm_clock_data
 	{Translation{}, 24, map[string]uintptr{"LinearAddress": 0, "PhysicalAddress": 8, "Valid": 16, "Writeable": 17, "Usermode": 18}}, // struct kvm_translation
 	{RoutingEntry{}, 48, map[string]uintptr{"GSI": 0, "Type": 4, "Flags": 8, "Data": 16}},                                           // struct kvm_irq_routing_entry
@@ -98,6 +100,8 @@ func TestIoctlSizes(t *testing.T) {
 		{"KVM_GET_CLOCK", kvmGetClock, ClockData{}},
 		{"KVM_SET_CLOCK", kvmSetClock, ClockData{}},
 		{"KVM_ENABLE_CAP", kvmEnableCap, enableCapArg{}},
+		{"KVM_SET_DEVICE_ATTR", kvmSetDeviceAttr, deviceAttr{}},
+		{"KVM_GET_DEVICE_ATTR", kvmGetDeviceAttr, deviceAttr{}},
 		{"KVM_GET_REGS", kvmGetRegs, Regs{}},
 		{"KVM_SET_REGS", kvmSetRegs, Regs{}},
 		{"KVM_GET_SREGS", kvmGetSregs, Sregs{}},

@@ -57,6 +57,7 @@ const (
 	CapX86SMM                   Cap = 117 // KVM_CAP_X86_SMM
 	CapSplitIRQChip             Cap = 121 // KVM_CAP_SPLIT_IRQCHIP
 	CapIOEventFDAnyLength       Cap = 122 // KVM_CAP_IOEVENTFD_ANY_LENGTH
+	CapVCPUAttributes           Cap = 127 // KVM_CAP_VCPU_ATTRIBUTES
 	CapMaxVCPUID                Cap = 128 // KVM_CAP_MAX_VCPU_ID
 	CapX2APICAPI                Cap = 129 // KVM_CAP_X2APIC_API
 	CapImmediateExit            Cap = 136 // KVM_CAP_IMMEDIATE_EXIT
@@ -93,6 +94,10 @@ const (
 	CapX86NotifyVMExit          Cap = 219 // KVM_CAP_X86_NOTIFY_VMEXIT
 	CapDirtyLogRingAcqRel       Cap = 223 // KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 )
+
+// PMUDisable is the argument of CapPMUCapability that leaves a VM without performance counters, KVM API 8.35. Before its
+// first vCPU.
+const PMUDisable = 1 << 0
 
 // What CapX86DisableExits can switch off, KVM API 7.13: the instruction then no longer leaves the guest.
 const (

@@ -21,7 +21,8 @@ func (vm *VM) ClearDirtyLog(slot uint32, first uint64, pages uint32, bitmap []ui
 	return err
 }
 
-// ResetDirtyRings is KVM_RESET_DIRTY_RINGS, KVM API 8.29: it returns how many collected entries were reset.
+// ResetDirtyRings is KVM_RESET_DIRTY_RINGS, KVM API 8.29: it gives KVM back what was taken from the rings of all vCPUs, and
+// returns how many entries that were.
 func (vm *VM) ResetDirtyRings() (int, error) {
 	return vm.fd.ioctl("KVM_RESET_DIRTY_RINGS", kvmResetDirtyRings, 0)
 }

@@ -194,3 +194,26 @@ func TestRunAllocatesNothing(t *testing.T) {
 		t.Errorf("%d exits, want about 1000", bytes)
 	}
 }
+
+// TestMSRExits has this process answer for a model-specific register that KVM does not know, KVM API 7.21.
+func TestMSRExits(t *testing.T) {
+	const unknownMSR, exitOnUnknown = 0x12345, 1 << 1
+	g := kvmtest.New(t, kvmtest.Open(t), kvmtest.Long, []byte{
+		0xb9, 0x45, 0x23, 0x01, 0x00, // mov ecx, unknownMSR
+		0x0f, 0x32, // rdmsr
+		0xff, 0xc0, // inc eax
+		0x0f, 0x30, // wrmsr
+		0xf4,
+	}, func(vm *kvm.VM) error { return vm.EnableCap(kvm.CapX86UserSpaceMSR, exitOnUnknown) })
+	g.Run(t, kvm.ExitRDMSR)
+	m := g.VCPU.MSR()
+	if m.Index != unknownMSR || m.Reason != exitOnUnknown {
+		t.Errorf("%+v, want a read of %#x", *m, unknownMSR)
+	}
+	m.Data = 7<<32 | 8
+	g.Run(t, kvm.ExitWRMSR)
+	if m := g.VCPU.MSR(); m.Index != unknownMSR || m.Data != 7<<32|9 {
+		t.Errorf("%+v, want a write of 0x700000009 to %#x", *m, unknownMSR)
+	}
+	g.Run(t, kvm.ExitHLT)
+}

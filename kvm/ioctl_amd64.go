@@ -20,7 +20,6 @@ const (
 	kvmGetIRQChip             = 0xc208ae62 // KVM_GET_IRQCHIP
 	kvmSetIRQChip             = 0x8208ae63 // KVM_SET_IRQCHIP
 	kvmSetGSIRouting          = 0x4008ae6a // KVM_SET_GSI_ROUTING
-	kvmReinjectControl        = 0xae71     // KVM_REINJECT_CONTROL
 	kvmIRQFD                  = 0x4020ae76 // KVM_IRQFD
 	kvmCreatePIT2             = 0x4040ae77 // KVM_CREATE_PIT2
 	kvmSetBootCPUID           = 0xae78     // KVM_SET_BOOT_CPU_ID
@@ -41,7 +40,6 @@ const (
 	kvmInterrupt              = 0x4004ae86 // KVM_INTERRUPT
 	kvmGetMSRs                = 0xc008ae88 // KVM_GET_MSRS
 	kvmSetMSRs                = 0x4008ae89 // KVM_SET_MSRS
-	kvmSetSignalMask          = 0x4004ae8b // KVM_SET_SIGNAL_MASK
 	kvmGetFPU                 = 0x81a0ae8c // KVM_GET_FPU
 	kvmSetFPU                 = 0x41a0ae8d // KVM_SET_FPU
 	kvmGetLAPIC               = 0x8400ae8e // KVM_GET_LAPIC
@@ -66,5 +64,7 @@ const (
 	kvmGetSregs2              = 0x8140aecc // KVM_GET_SREGS2
 	kvmSetSregs2              = 0x4140aecd // KVM_SET_SREGS2
 	kvmGetXsave2              = 0x9000aecf // KVM_GET_XSAVE2
+	kvmSetDeviceAttr          = 0x4018aee1 // KVM_SET_DEVICE_ATTR
+	kvmGetDeviceAttr          = 0x4018aee2 // KVM_GET_DEVICE_ATTR
 	kvmResetDirtyRings        = 0xaec7     // KVM_RESET_DIRTY_RINGS
 )

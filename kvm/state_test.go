@@ -310,6 +310,34 @@ func TestTSC(t *testing.T) {
 	}
 }
 
+func TestTSCOffset(t *testing.T) {
+	g := kvmtest.New(t, kvmtest.Open(t), kvmtest.Long, []byte{
+		0x0f, 0x31, // rdtsc
+		0xf4,
+	})
+	const want = 1 << 60
+	// A KVM without hardware below takes an MSR's value and gives the guest the host's TSC all the same.
+	if err := g.VCPU.SetMSRs([]kvm.MSREntry{{Index: kvm.MSRTSC, Data: want}}); err != nil {
+		t.Fatal(err)
+	}
+	if msrs, err := g.VCPU.MSRs([]uint32{kvm.MSRTSC}); err != nil || len(msrs) != 1 || msrs[0].Data < want {
+		t.Skipf("this KVM cannot offset a guest's TSC: it reads %+v, %v after it was set to %#x", msrs, err, uint64(want))
+	}
+	if err := g.VCPU.SetTSCOffset(2 * want); err != nil {
+		t.Fatal(err)
+	}
+	// Where the host's TSC is not stable KVM corrects the offset by a little each time.
+	const little = 1 << 40
+	if got, err := g.VCPU.TSCOffset(); err != nil || got-2*want+little > 2*little {
+		t.Errorf("offset %#x, %v, want about %#x", got, err, uint64(2*want))
+	}
+	g.Run(t, kvm.ExitHLT)
+	regs, err := g.VCPU.Regs()
+	if tsc := regs.RDX<<32 | regs.RAX; err != nil || tsc < 2*want || tsc > 2*want+1<<58 {
+		t.Errorf("the guest's TSC is %#x, %v, want a little above %#x", tsc, err, uint64(2*want))
+	}
+}
+
 func TestTranslate(t *testing.T) {
 	g := kvmtest.New(t, kvmtest.Open(t), kvmtest.Long, []byte{0xf4})
 	tr, err := g.VCPU.Translate(0x5123)

@@ -3,6 +3,7 @@ package kvm
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -146,6 +147,31 @@ func (v *VCPU) SetTSCKHz(khz int) error {
 
 // TSCKHz is KVM_GET_TSC_KHZ on a vCPU, KVM API 4.56.
 func (v *VCPU) TSCKHz() (int, error) { return v.fd.ioctl("KVM_GET_TSC_KHZ", kvmGetTSCKHz, 0) }
+
+// The only attribute of a vCPU on x86: Documentation/virt/kvm/devices/vcpu.rst §4.1.
+const (
+	vcpuTSCCtrl   = 0 // group
+	vcpuTSCOffset = 0 // attribute
+)
+
+// TSCOffset is KVM_GET_DEVICE_ATTR, KVM API 4.80, for KVM_VCPU_TSC_OFFSET: what is added to the host's TSC, modulo 2^64, to
+// give the guest's. With it a snapshot keeps the TSCs of several vCPUs in step. Needs CapVCPUAttributes.
+func (v *VCPU) TSCOffset() (uint64, error) {
+	offset := make([]uint64, 1)
+	arg := deviceAttr{Group: vcpuTSCCtrl, Attr: vcpuTSCOffset, Addr: addressOf(offset)}
+	err := set(v.fd, "KVM_GET_DEVICE_ATTR", kvmGetDeviceAttr, &arg)
+	runtime.KeepAlive(offset)
+	return offset[0], err
+}
+
+// SetTSCOffset is KVM_SET_DEVICE_ATTR, KVM API 4.79, likewise.
+func (v *VCPU) SetTSCOffset(offset uint64) error {
+	value := []uint64{offset}
+	arg := deviceAttr{Group: vcpuTSCCtrl, Attr: vcpuTSCOffset, Addr: addressOf(value)}
+	err := set(v.fd, "KVM_SET_DEVICE_ATTR", kvmSetDeviceAttr, &arg)
+	runtime.KeepAlive(value)
+	return err
+}
 
 // KVMClockCtrl is KVM_KVMCLOCK_CTRL, KVM API 4.70: it tells a guest that uses kvm-clock that it was paused, so that its
 // watchdogs keep quiet. It is EINVAL when the guest does not use kvm-clock.
