@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,6 +98,25 @@ func TestBareGuest(t *testing.T) {
 		}
 		if cpus > 1 && !strings.Contains(out.String(), "Brought up 1 node, "+string(rune('0'+cpus))+" CPUs") {
 			t.Errorf("%d CPUs are not up:\n%s", cpus, out)
+		}
+	}
+}
+
+// TestBareGuestMemory boots with RAM on both sides of the 32-bit hole, and with odd numbers of pages.
+func TestBareGuestMemory(t *testing.T) {
+	for _, pages := range []uint64{64<<8 + 1, 1 << 18, 3 << 18, 3<<18 + 1, 5<<18 + 33} {
+		out := &console{}
+		cfg := bareConfig(t, out)
+		cfg.Memory = pages << 12
+		runToReset(t, cfg, out)
+		if !strings.Contains(out.String(), "HELLO FROM GUEST INIT") {
+			t.Errorf("%d pages: no HELLO:\n%s", pages, out)
+		}
+		// "Memory: 110000K/131036K available": the second figure is the RAM that the kernel was told of.
+		var free, told uint64
+		_, after, _ := strings.Cut(out.String(), "Memory: ")
+		if _, err := fmt.Sscanf(after, "%dK/%dK", &free, &told); err != nil || told > pages*4 || told+1024 < pages*4 {
+			t.Errorf("%d KiB of memory: the kernel says %.40q, %v", pages*4, after, err)
 		}
 	}
 }

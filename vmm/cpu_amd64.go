@@ -7,18 +7,6 @@ import (
 	"github.com/govmm/govmm/kvm"
 )
 
-// MSRs that a BIOS would have set.
-const (
-	msrMiscEnable  = 0x1a0 // IA32_MISC_ENABLE
-	msrMTRRDefType = 0x2ff // IA32_MTRR_DEF_TYPE
-
-	fastStrings     = 1 << 0
-	mtrrEnable      = 1 << 11
-	mtrrWriteBack   = 6
-	maxAPICIDXAPIC  = 254
-	apicBaseDefault = 0xfee00000
-)
-
 func (v *VM) setUpCPUs() error {
 	if err := v.checkCPUs(); err != nil {
 		return err
@@ -36,9 +24,10 @@ func (v *VM) setUpCPUs() error {
 		if err := c.kvm.SetCPUID2(cpuidFor(supported, id, v.cfg.CPUs)); err != nil {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}
+		// What a BIOS would have set.
 		if err := c.kvm.SetMSRs([]kvm.MSREntry{
-			{Index: msrMiscEnable, Data: fastStrings},
-			{Index: msrMTRRDefType, Data: mtrrEnable | mtrrWriteBack},
+			{Index: kvm.MSRMiscEnable, Data: kvm.MiscEnableFastString},
+			{Index: kvm.MSRMTRRDefType, Data: kvm.MTRRDefTypeEnable | kvm.MTRRDefTypeWriteBack},
 		}); err != nil {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}

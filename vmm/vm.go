@@ -128,6 +128,12 @@ func (v *VM) setUpChips() error {
 	if err := v.vm.CreateIRQChip(); err != nil {
 		return err
 	}
+	// CPUID shows no performance counters; on AMD a guest would find some all the same.
+	if n, err := v.vm.CheckExtension(kvm.CapPMUCapability); err == nil && n&kvm.PMUDisable != 0 {
+		if err := v.vm.EnableCap(kvm.CapPMUCapability, kvm.PMUDisable); err != nil {
+			return err
+		}
+	}
 	if n, err := v.vm.CheckExtension(kvm.CapHaltPoll); err == nil && n > 0 {
 		return v.vm.EnableCap(kvm.CapHaltPoll, haltPoll)
 	}
