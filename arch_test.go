@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"virtio/...":        {"virtio", "guestmem"},
 	"hostfs":            {},
 	"vmm":               {"kvm", "boot", "devices", "guestmem", "virtio", "virtio/eventkick"},
+	"vmm/vmmtest":       {"vmm"},
 	"guestkernel/...":   {"guestkernel/..."},
 	"guestkernel":       {},
 	"runtime/version":   {},

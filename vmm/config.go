@@ -1,14 +1,5 @@
 // Package vmm runs virtual machines: it wires KVM, guest memory, the boot loader and the devices, owns the vCPU threads
 // and the order of shutting down. It parses nothing that a guest wrote.
-//
-//	kernel, _ := vmm.OpenImage("vmlinux")
-//	initrd, _ := vmm.OpenImage("initrd.cpio")
-//	vm, err := vmm.New(vmm.Config{Kernel: kernel, Initrd: initrd, Cmdline: "console=ttyS0", Serial: os.Stdout})
-//	if err != nil {
-//		log.Fatal(err)
-//	}
-//	defer vm.Close()
-//	err = vm.Run(context.Background())
 package vmm
 
 import (

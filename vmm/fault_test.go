@@ -12,6 +12,7 @@ import (
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/rng"
 	"github.com/govmm/govmm/vmm"
+	"github.com/govmm/govmm/vmm/vmmtest"
 )
 
 // nosy is a device that looks at guest memory when the driver writes to its configuration: on the vCPU's thread.
@@ -25,14 +26,14 @@ func (n *nosy) WriteConfig(uint32, []byte) { n.look() }
 
 // TestFaultEndsTheVM takes a page of guest memory away, as failed RAM does, and has the process touch it.
 func TestFaultEndsTheVM(t *testing.T) {
-	needKVM(t)
+	vmmtest.NeedKVM(t)
 	var vm *vmm.VM
 	device := &nosy{rng.New(strings.NewReader("")), func() {
-		_ = vmm.RAM(vm).ReadAt(make([]byte, 1), availAddr)
+		_ = vmm.RAM(vm).ReadAt(make([]byte, 1), vmmtest.AvailAddr)
 	}}
 	for name, code := range map[string][]byte{
-		"queue": slices.Concat(driveQueue(), spinCode),
-		"vCPU":  slices.Concat(store(firstSlot+virtio.RegConfig, 1), spinCode),
+		"queue": slices.Concat(vmmtest.DriveQueue(), vmmtest.Spin),
+		"vCPU":  slices.Concat(vmmtest.Store(vmmtest.FirstSlot+virtio.RegConfig, 1), vmmtest.Spin),
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := tinyConfig(code)
@@ -42,13 +43,13 @@ func TestFaultEndsTheVM(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer vm.Close()
-			page := vmm.RAM(vm).Host(0)[availAddr:][:guestmem.PageSize]
+			page := vmm.RAM(vm).Host(0)[vmmtest.AvailAddr:][:guestmem.PageSize]
 			if err := unix.Mprotect(page, unix.PROT_NONE); err != nil {
 				t.Fatal(err)
 			}
 			var fault *guestmem.FaultError
-			if err := vm.Run(t.Context()); !errors.As(err, &fault) || fault.Addr>>12 != availAddr>>12 || !strings.Contains(err.Error(), name) {
-				t.Errorf("Run: %v, want a fault at %#x that names the %s", err, availAddr, name)
+			if err := vm.Run(t.Context()); !errors.As(err, &fault) || fault.Addr>>12 != vmmtest.AvailAddr>>12 || !strings.Contains(err.Error(), name) {
+				t.Errorf("Run: %v, want a fault at %#x that names the %s", err, vmmtest.AvailAddr, name)
 			}
 		})
 	}

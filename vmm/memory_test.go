@@ -8,6 +8,7 @@ import (
 	"github.com/govmm/govmm/boot"
 	"github.com/govmm/govmm/guestmem"
 	"github.com/govmm/govmm/vmm"
+	"github.com/govmm/govmm/vmm/vmmtest"
 )
 
 // topCode is 64-bit code that adds 1 to the byte at each address and resets.
@@ -16,7 +17,7 @@ func topCode(addrs ...guestmem.Addr) (code []byte) {
 		code = binary.LittleEndian.AppendUint64(append(code, 0x48, 0xbb), uint64(a)) // mov rbx, a
 		code = append(code, 0x80, 0x03, 0x01)                                        // add byte [rbx], 1
 	}
-	return append(code, resetCode...)
+	return append(code, vmmtest.Reset...)
 }
 
 // mapAll extends the page tables, which reach as far as the kernel, to 8 GiB: the tables' own addresses are the loader's,
@@ -39,14 +40,14 @@ func mapAll(t *testing.T, m *guestmem.Memory) {
 
 // TestMemorySizes has the guest change the first and the last byte of each region of RAM.
 func TestMemorySizes(t *testing.T) {
-	needKVM(t)
+	vmmtest.NeedKVM(t)
 	const page, mib, gib = 4096, 1 << 20, 1 << 30
 	for _, size := range []uint64{8*mib + page, 1 * gib, 1*gib + 3*page, 3*gib - page, 3 * gib, 3*gib + page, 5*gib + 7*page} {
 		var addrs []guestmem.Addr
 		for _, r := range boot.Layout(size) {
 			addrs = append(addrs, r.Base, r.End()-1)
 		}
-		vm, err := vmm.New(vmm.Config{Memory: size, Kernel: tinyKernel(topCode(addrs...))})
+		vm, err := vmm.New(vmm.Config{Memory: size, Kernel: vmmtest.Kernel(topCode(addrs...))})
 		if err != nil {
 			t.Errorf("%d MiB: %v", size>>20, err)
 			continue

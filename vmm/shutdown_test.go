@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/rng"
 	"github.com/govmm/govmm/vmm"
+	"github.com/govmm/govmm/vmm/vmmtest"
 )
 
 // oddMemory is a size that no other mapping has.
@@ -33,10 +36,29 @@ func holding(t *testing.T) held {
 	}
 }
 
+// mappings counts this process's mappings that satisfy match, which gets a line of /proc/self/maps.
+func mappings(t *testing.T, match func(start, end uint64, line string) bool) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var start, end uint64
+		if _, err := fmt.Sscanf(line, "%x-%x", &start, &end); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if match(start, end, line) {
+			n++
+		}
+	}
+	return n
+}
+
 // tinyConfig is a VM of two CPUs, of which one waits for ever, with two devices.
 func tinyConfig(code []byte) vmm.Config {
 	return vmm.Config{
-		CPUs: 2, Memory: oddMemory, Kernel: tinyKernel(code), Protocol: boot.PVH, Serial: &console{},
+		CPUs: 2, Memory: oddMemory, Kernel: vmmtest.Kernel(code), Protocol: boot.PVH, Serial: &console{},
 		Devices: []virtio.Device{rng.New(rand.Reader), rng.New(rand.Reader)},
 	}
 }
@@ -48,16 +70,16 @@ var lives = []struct {
 	// busy is how long an exit's handler takes.
 	busy time.Duration
 }{
-	{"spin", spinCode, 0},
-	{"exit", exitCode, 0},
-	{"halt", haltCode, 0},
-	{"busy handler", phaseCode, 3 * time.Millisecond},
-	{"notify", slices.Concat(driveQueue(), notifyCode()), 0},
+	{"spin", vmmtest.Spin, 0},
+	{"exit", vmmtest.Exit, 0},
+	{"halt", vmmtest.Halt, 0},
+	{"busy handler", vmmtest.Phase, 3 * time.Millisecond},
+	{"notify", slices.Concat(vmmtest.DriveQueue(), vmmtest.Notify()), 0},
 }
 
 // TestThousandLives ends VMs at arbitrary moments, under load, while others kick their vCPUs, and looks at what is left.
 func TestThousandLives(t *testing.T) {
-	needKVM(t)
+	vmmtest.NeedKVM(t)
 	n := 1000
 	if testing.Short() {
 		n = 50
@@ -143,8 +165,8 @@ func garbage() (stop func()) {
 }
 
 func TestRunOnce(t *testing.T) {
-	needKVM(t)
-	vm, err := vmm.New(tinyConfig(resetCode))
+	vmmtest.NeedKVM(t)
+	vm, err := vmm.New(tinyConfig(vmmtest.Reset))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +177,7 @@ func TestRunOnce(t *testing.T) {
 	if err := vm.Run(t.Context()); err == nil || errors.Is(err, vmm.ErrReset) {
 		t.Errorf("running it again: %v", err)
 	}
-	late, err := vmm.New(tinyConfig(spinCode))
+	late, err := vmm.New(tinyConfig(vmmtest.Spin))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,8 +192,8 @@ func TestRunOnce(t *testing.T) {
 
 // TestNewReleasesEverything has New fail at each place that takes a descriptor, and at those that look at the image.
 func TestNewReleasesEverything(t *testing.T) {
-	needKVM(t)
-	vm, err := vmm.New(tinyConfig(haltCode)) // opens what stays open
+	vmmtest.NeedKVM(t)
+	vm, err := vmm.New(tinyConfig(vmmtest.Halt)) // opens what stays open
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +215,7 @@ func TestNewReleasesEverything(t *testing.T) {
 		"initrd": {func(c *vmm.Config) { c.Initrd = &vmm.Image{ReaderAt: strings.NewReader("x"), Size: 2} }, "initrd: read 2 bytes"},
 		"memory": {func(c *vmm.Config) { c.Memory = 1 << 60 }, "guest memory"},
 	} {
-		cfg := tinyConfig(haltCode)
+		cfg := tinyConfig(vmmtest.Halt)
 		if cfg.Host, err = vmm.OpenHost(""); err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +242,7 @@ func withFewerFiles(t *testing.T, check func(string)) (failures int) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 			t.Fatal(err)
 		}
-		vm, err := vmm.New(tinyConfig(haltCode))
+		vm, err := vmm.New(tinyConfig(vmmtest.Halt))
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 			t.Fatal(err)
 		}
