@@ -31,8 +31,12 @@ func bootCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "boot --kernel FILE [flags]",
 		Short: "boot a kernel, with disks, shared directories and a vsock",
-		Long: `boot runs a kernel in a micro-VM until it resets, with its serial console on this terminal.
-Type Ctrl-A x to end it, Ctrl-A Ctrl-A for a Ctrl-A.`,
+		Long: `boot runs a kernel in a micro-VM until it resets or powers itself off, with its serial console on this
+terminal, which belongs to the guest meanwhile: Ctrl-C goes there, too. Type Ctrl-A x to end the VM, Ctrl-A
+Ctrl-A for a Ctrl-A.
+
+Disks are /dev/vda, /dev/vdb and so on in the guest, in the order of the flags. A distribution's kernel (a bzImage)
+needs its own initramfs, which has the drivers: --initrd. Nothing is written to a disk or a directory with ",ro".`,
 		Example: `  govmm boot --kernel vmlinux --initrd initrd.cpio --cmdline console=ttyS0
   govmm boot --kernel /boot/vmlinuz --initrd /boot/initrd.img --disk root.img \
       --cpus 4 --memory 1G --cmdline "console=ttyS0 root=/dev/vda rw"
@@ -46,7 +50,7 @@ Type Ctrl-A x to end it, Ctrl-A Ctrl-A for a Ctrl-A.`,
 	fs.StringVar(&f.cmdline, "cmdline", "console=ttyS0 reboot=k panic=-1", "kernel command line")
 	fs.StringVar(&f.memory, "memory", "256M", "RAM, with a suffix K, M or G")
 	fs.IntVar(&f.cpus, "cpus", 1, "number of virtual CPUs")
-	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro]; may be repeated: /dev/vda, /dev/vdb, ...")
+	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro]; may be repeated")
 	fs.StringArrayVar(&f.shares, "fs", nil, "shared directory, TAG=DIR[,ro]; in the guest: mount -t virtiofs TAG /mnt; may be repeated")
 	fs.StringVar(&f.vsock, "vsock", "", "Unix socket of the vsock bridge: write \"CONNECT PORT\" to it; the guest's own calls go to PATH_PORT")
 	fs.StringVar(&f.firmware, "firmware", "auto", "what tells the kernel of CPUs and devices: mptable, acpi or auto (acpi for a bzImage)")
@@ -64,7 +68,9 @@ func (f *bootFlags) run() error {
 	if old, err := terminal.MakeRaw(os.Stdin); err == nil {
 		defer func() { _ = terminal.Restore(os.Stdin, old) }()
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// The terminal is put back however this ends. SIGPIPE too: the standard output may be a pipe that nobody reads any
+	// more while the standard input is the terminal.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	defer stop()
 	// One more than the vCPUs, and never 1: while a system call blocks, the rest goes on.
 	runtime.GOMAXPROCS(cfg.CPUs + 1)
@@ -121,6 +127,9 @@ func (f *bootFlags) config() (cfg *vmm.Config, cleanup func(), err error) {
 	cfg = &vmm.Config{
 		CPUs: f.cpus, Cmdline: f.cmdline, Serial: os.Stdout, TraceExits: f.traceExits,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	if f.cpus < 1 {
+		return nil, b.cleanup, fmt.Errorf("--cpus %d: at least 1 is needed", f.cpus)
 	}
 	if cfg.Memory, err = parseSize(f.memory); err != nil {
 		return nil, b.cleanup, fmt.Errorf("--memory: %w", err)

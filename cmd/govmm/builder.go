@@ -102,6 +102,9 @@ func (b *builder) devices(cfg *vmm.Config, f *bootFlags) error {
 // cutReadOnly takes the option ",ro" off an argument.
 func cutReadOnly(arg string) (string, bool) { return strings.CutSuffix(arg, ",ro") }
 
+// maxDiskQueues bounds a disk's queues, of which more than a few bring nothing.
+const maxDiskQueues = 16
+
 func (b *builder) disk(cfg *vmm.Config, i int, arg string) error {
 	path, readOnly := cutReadOnly(arg)
 	storage, err := rawfile.Open(path, readOnly)
@@ -111,7 +114,7 @@ func (b *builder) disk(cfg *vmm.Config, i int, arg string) error {
 	b.onCleanup(func() { storage.Close() })
 	d, err := blk.New(blk.Config{
 		Storage: storage, ReadOnly: readOnly, Serial: fmt.Sprintf("govmm-disk%d", i),
-		BlockSize: storage.BlockSize(), Queues: cfg.CPUs, Logger: cfg.Logger,
+		BlockSize: storage.BlockSize(), Queues: min(cfg.CPUs, maxDiskQueues), Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -122,15 +125,17 @@ func (b *builder) disk(cfg *vmm.Config, i int, arg string) error {
 
 // parseSize reads a number of bytes with a suffix K, M, G or T (powers of 1024).
 func parseSize(s string) (uint64, error) {
-	digits := strings.TrimRight(s, "kKmMgGtTiB")
-	shift := map[string]uint{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-	unit := strings.TrimSuffix(strings.ToUpper(strings.TrimSuffix(strings.TrimSuffix(s[len(digits):], "B"), "i")), "I")
-	bits, ok := shift[unit]
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil || !ok || n > 1<<(63-bits) {
-		return 0, fmt.Errorf("%q is not a size: write a number and K, M or G", s)
+	digits, shift := s, 0
+	if n := len(s) - 1; n >= 0 {
+		if i := strings.IndexByte("KMGT", s[n]&^0x20); i >= 0 {
+			digits, shift = s[:n], 10*(i+1)
+		}
 	}
-	return n << bits, nil
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || n == 0 || n > 1<<63>>shift {
+		return 0, fmt.Errorf("%q is not a size: write a number and K, M or G, such as 512M", s)
+	}
+	return n << shift, nil
 }
 
 func splitShare(arg string) (tag, dir string, readOnly bool, err error) {
