@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/kvm"
 )
 
 // TimerLVT returns the first vCPU's LVT timer register (Intel SDM 3, 11.5.1).
@@ -25,3 +26,17 @@ var ErrStopped = errStopped
 
 // CPUIDFor is for tests.
 var CPUIDFor = cpuidFor
+
+// CPUState returns the registers of CPU id.
+func CPUState(t *testing.T, v *VM, id int) (kvm.Regs, kvm.Sregs) {
+	t.Helper()
+	regs, err := v.cpus[id].kvm.Regs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sregs, err := v.cpus[id].kvm.Sregs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return regs, sregs
+}
