@@ -2,6 +2,8 @@ package fs
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"syscall"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/govmm/govmm/guestmem"
 	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
@@ -245,5 +248,19 @@ func TestStateRoundTrip(t *testing.T) {
 		if err := newDevice(t, newMemFS()).UnmarshalState(bad); err == nil {
 			t.Errorf("state %q was accepted", name)
 		}
+	}
+}
+
+// A fault in guest memory on a request's own goroutine ends the VM by way of the next Serve.
+func TestFaultIsTold(t *testing.T) {
+	d := newDevice(t, newMemFS())
+	fault := &guestmem.FaultError{Addr: 0x1000, Cause: errors.New("SIGBUS")}
+	d.outcome(errors.New("an ordinary error"))
+	if d.fault.Load() != nil {
+		t.Fatal("an ordinary error is taken for a fault")
+	}
+	d.outcome(fmt.Errorf("push: %w", fault))
+	if err := d.Serve(t.Context(), 1, nil); !errors.Is(err, fault) {
+		t.Errorf("Serve: %v, want %v", err, fault)
 	}
 }
