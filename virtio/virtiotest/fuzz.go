@@ -2,6 +2,7 @@ package virtiotest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -14,12 +15,15 @@ import (
 
 // FuzzOptions adjusts FuzzDevice to a device.
 type FuzzOptions struct {
-	// Requests are device-readable parts of good requests, for the seeds.
+	// Requests are device-readable parts of good requests, for the seeds: at most 765 bytes each.
 	Requests [][]byte
 	// Host lets the host side act on dev as p says: input arrives, a connection is closed. May be nil.
 	Host func(dev virtio.Device, p []byte)
 	// Settle returns when dev does not touch guest memory on its own account any more. nil when it never does.
 	Settle func(dev virtio.Device)
+
+	timeout time.Duration // of one call of Serve; 0: fuzzTimeout
+	hung    func()        // called when it is over; nil: panic
 }
 
 const (
@@ -27,6 +31,7 @@ const (
 	fuzzQueueSize = 8
 	fuzzBuffers   = fuzzRAM / 2 // where the buffers of good chains begin
 	fuzzMaxOps    = 256
+	maxReadable   = 255 // bytes of a readable buffer of a good chain
 	// fuzzTimeout bounds one call of Serve: far more than any takes, and less than the fuzzing engine's patience.
 	fuzzTimeout = 8 * time.Second
 )
@@ -39,18 +44,21 @@ func FuzzDevice(f *testing.F, newDevice func(t testing.TB) virtio.Device, opts F
 	for _, seed := range fuzzSeeds(opts.Requests) {
 		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		z := newFuzzer(t, newDevice, opts)
-		z.in = data
-		for n := 0; len(z.in) > 0 && n < fuzzMaxOps; n++ {
-			z.step()
-		}
-		z.reset()
-		z.setUp(0)
-		if got := z.d.Status(); got&virtio.StatusDriverOK == 0 || got&virtio.StatusNeedsReset != 0 {
-			t.Errorf("status %#x when set up again after a reset", got)
-		}
-	})
+	f.Fuzz(func(t *testing.T, data []byte) { fuzzOnce(t, newDevice, opts, data) })
+}
+
+// fuzzOnce carries out the operations that data stands for.
+func fuzzOnce(t testing.TB, newDevice func(t testing.TB) virtio.Device, opts FuzzOptions, data []byte) {
+	z := newFuzzer(t, newDevice, opts)
+	z.in = data
+	for n := 0; len(z.in) > 0 && n < fuzzMaxOps; n++ {
+		z.step()
+	}
+	z.reset()
+	z.setUp(0)
+	if got := z.d.Status(); got&virtio.StatusDriverOK == 0 || got&virtio.StatusNeedsReset != 0 {
+		t.Errorf("status %#x when set up again after a reset", got)
+	}
 }
 
 // Operations; each is one byte of input followed by its arguments. The values are part of the corpus' format.
@@ -68,14 +76,21 @@ const (
 	opReset
 	opSnapshot
 	opHost
+	opIndirectChain
 	opCount
 )
 
 func fuzzSeeds(requests [][]byte) [][]byte {
 	chain := func(queue byte, request []byte, room byte) []byte {
-		// One readable buffer of the request, one writable of 16 times room, one of a byte.
-		seed := []byte{opGoodChain, queue, 0b1001, byte(len(request))}
-		return append(append(seed, request...), room, 0)
+		// The request in up to 3 readable buffers, one writable of 16 times room, one of a byte.
+		pieces := min(max((len(request)+maxReadable-1)/maxReadable, 1), 3)
+		seed := []byte{opGoodChain, queue, 0b1000 | byte(pieces)}
+		for range pieces {
+			n := min(len(request), maxReadable)
+			seed = append(append(seed, byte(n)), request[:n]...)
+			request = request[n:]
+		}
+		return append(seed, room, 0)
 	}
 	seeds := [][]byte{
 		{opSetUp, 0},
@@ -90,11 +105,51 @@ func fuzzSeeds(requests [][]byte) [][]byte {
 			seeds = append(seeds, append(s, append(chain(q, r, 255), opKick, q)...))
 		}
 	}
-	return seeds
+	for i, r := range append(requests, []byte{}) {
+		// In an indirect table, the first one with all that may be odd about that; then a new start without a chain.
+		oddities := []byte{0}
+		if i == 0 {
+			oddities = []byte{0, 1, 4, 8, 0x10}
+		}
+		for _, odd := range oddities {
+			s := append([]byte{opSetUp, 0, opIndirectChain, 0, odd}, chain(0, r, 32)[2:]...)
+			seeds = append(seeds, append(s, opKick, 0, opSetUp, 0, opKick, 0))
+		}
+	}
+	return append(seeds, registerSeeds()...)
+}
+
+// registerSeeds touches what chains do not: every register, and the configuration space.
+func registerSeeds() [][]byte {
+	read, write, config := []byte{opSetUp, 0}, []byte{opSetUp, 0}, []byte{opSetUp, 0}
+	for reg := range 64 {
+		off := byte(4 * reg)
+		read = append(read, opReadRegister, off, off>>2&1, 4)
+		write = append(write, opWriteRegister, off, 1, 0, 0, 0, off>>2&1)
+		config = append(config, opWriteConfig, off, 2, 1, 2, 3, 4)
+	}
+	return [][]byte{
+		read, write, config,
+		{opSetUp, 0, opWriteRegister, virtio.RegQueueReady, 0, 0, 0, 0, 0, opKick, 0, opSnapshot}, // a queue stopped
+		{opSetUp, 0, opWriteRegister, virtio.RegStatus, virtio.StatusFailed, 0, 0, 0, 0, opKick, 0, opSnapshot},
+		// A queue that cannot be made ready: DEVICE_NEEDS_RESET during set-up.
+		{
+			opReset, opWriteRegister, virtio.RegStatus, 1, 0, 0, 0, 0, opWriteRegister, virtio.RegStatus, 3, 0, 0, 0, 0,
+			opWriteRegister, virtio.RegDriverFeaturesSel, 1, 0, 0, 0, 0,
+			opWriteRegister, virtio.RegDriverFeatures, 1, 0, 0, 0, 0,
+			opWriteRegister, virtio.RegStatus, 11, 0, 0, 0, 0, opWriteRegister, virtio.RegQueueReady, 1, 0, 0, 0, 0,
+			opWriteRegister, virtio.RegStatus, 15, 0, 0, 0, 0, opKick, 0, opSnapshot,
+		},
+		// An interrupt that the driver does not want: used_event far away.
+		{
+			opSetUp, 0, opPoke, 0x94, 0, 0, 0, 2, 0xff, 0x7f, opGoodChain, 0, 0b1001, 1, 'x', 1, 0, opKick, 0, opSnapshot,
+			opSetUp, 1, opPoke, 0x80, 0, 0, 0, 2, 1, 0, opGoodChain, 0, 0b1001, 1, 'x', 1, 0, opKick, 0, opSnapshot,
+		},
+	}
 }
 
 type fuzzer struct {
-	t    *testing.T
+	t    testing.TB
 	d    *Driver
 	dev  virtio.Device
 	make func(t testing.TB) virtio.Device
@@ -115,7 +170,7 @@ type fuzzQueue struct {
 	desc  uint16
 }
 
-func newFuzzer(t *testing.T, newDevice func(t testing.TB) virtio.Device, opts FuzzOptions) *fuzzer {
+func newFuzzer(t testing.TB, newDevice func(t testing.TB) virtio.Device, opts FuzzOptions) *fuzzer {
 	z := &fuzzer{t: t, make: newDevice, opts: opts, dev: newDevice(t)}
 	z.d = New(t, z.dev, Options{Manual: true, Uninitialised: true, RAM: fuzzRAM})
 	z.queues = make([]fuzzQueue, z.d.MMIO.Queues())
@@ -164,6 +219,9 @@ func (z *fuzzer) step() {
 	case opGoodChain:
 		_, q := z.queue()
 		z.goodChain(q)
+	case opIndirectChain:
+		_, q := z.queue()
+		z.indirectChain(q)
 	case opRawDescriptor:
 		_, q := z.queue()
 		z.rawDescriptor(q)
@@ -266,37 +324,81 @@ func (z *fuzzer) publish(q *fuzzQueue, head uint16) {
 	z.put16(uint64(q.AvailRing)+2, q.avail)
 }
 
-// goodChain makes a well-formed chain of up to 3 readable and 3 writable buffers available.
-func (z *fuzzer) goodChain(q *fuzzQueue) {
+// buffers makes up to 3 readable and 3 writable buffers, in an order that the device accepts, and returns their
+// descriptors, of which each has the next one of a table that begins with first and has size entries.
+func (z *fuzzer) buffers(first, size uint16) []Descriptor {
 	shape := z.byte()
 	readable, writable := int(shape&3), int(shape>>2&3)
-	if q.Size == 0 || readable+writable == 0 {
-		return
-	}
-	head := q.desc % q.Size
+	var ds []Descriptor
 	for k := range readable + writable {
-		d := Descriptor{Flags: DescNext, Addr: uint64(RAMBase) + uint64(z.bump)}
+		d := Descriptor{Flags: DescNext}
 		n := int(z.byte())
 		if k >= readable {
 			d.Flags |= DescWrite
 			n = max(n*16, 1)
 		}
-		if z.bump+n > fuzzRAM {
-			z.bump = fuzzBuffers
-			d.Addr = uint64(RAMBase) + uint64(z.bump)
-		}
+		d.Addr, d.Len = z.alloc(n), uint32(n)
 		if k < readable {
-			copy(z.d.RAM[z.bump:], z.bytes(n))
+			copy(z.d.RAM[d.Addr-uint64(RAMBase):], z.bytes(n))
 		}
-		z.bump += n
-		d.Len = uint32(n)
-		d.Next = (q.desc + 1) % q.Size
-		if k == readable+writable-1 {
-			d.Flags &^= DescNext
-		}
+		d.Next = (first + uint16(k) + 1) % size
+		ds = append(ds, d)
+	}
+	if len(ds) > 0 {
+		ds[len(ds)-1].Flags &^= DescNext
+	}
+	return ds
+}
+
+// alloc returns the address of n bytes, which stay as they are until the upper half of RAM has been used up.
+func (z *fuzzer) alloc(n int) uint64 {
+	if z.bump+n > fuzzRAM {
+		z.bump = fuzzBuffers
+	}
+	a := z.bump
+	z.bump += n
+	return uint64(RAMBase) + uint64(a)
+}
+
+// goodChain makes a well-formed chain available.
+func (z *fuzzer) goodChain(q *fuzzQueue) {
+	if q.Size == 0 {
+		return
+	}
+	head := q.desc % q.Size
+	ds := z.buffers(head, q.Size)
+	for _, d := range ds {
 		z.descriptor(q, q.desc%q.Size, d)
 		q.desc++
 	}
+	if len(ds) > 0 {
+		z.publish(q, head)
+	}
+}
+
+// indirectChain makes a well-formed chain in an indirect table available; a byte of input says what is odd about it:
+// the length of the table, the flags of the descriptor that refers to it, a buffer before it.
+func (z *fuzzer) indirectChain(q *fuzzQueue) {
+	if q.Size == 0 {
+		return
+	}
+	odd := z.byte()
+	ds := z.buffers(0, 64)
+	table := make([]byte, 16*len(ds))
+	for i, d := range ds {
+		d.put(table[16*i:])
+	}
+	head := q.desc % q.Size
+	if odd&0x10 != 0 { // a normal descriptor first (virtio 1.2 §2.7.5.3.2)
+		d := Descriptor{Addr: z.alloc(16), Len: 16, Flags: DescNext, Next: (head + 1) % q.Size}
+		z.descriptor(q, q.desc%q.Size, d)
+		q.desc++
+	}
+	d := Descriptor{Addr: z.alloc(len(table)), Len: uint32(len(table)) + uint32(odd&3), Flags: DescIndirect}
+	d.Flags |= uint16(odd>>2) & (DescNext | DescWrite)
+	copy(z.d.RAM[d.Addr-uint64(RAMBase):], table)
+	z.descriptor(q, q.desc%q.Size, d)
+	q.desc++
 	z.publish(q, head)
 }
 
@@ -365,8 +467,7 @@ func (z *fuzzer) kick(i int) {
 	if len(z.queues) == 0 {
 		return
 	}
-	watchdog := time.AfterFunc(fuzzTimeout, func() { panic(fmt.Sprintf("Serve(%d) does not end", i)) })
-	defer watchdog.Stop()
+	defer z.watch(fmt.Sprintf("Serve(%d)", i)).Stop()
 	before := bytes.Clone(z.d.RAM)
 	may, certain := z.writable()
 	used := make([]uint16, len(z.queues))
@@ -384,19 +485,74 @@ func (z *fuzzer) kick(i int) {
 	if !certain {
 		return
 	}
+	z.checkWrites(before, may)
+	for k := range z.queues {
+		if p := z.load(uint64(z.queues[k].AvailRing)+2, 2); p != nil && z.ready(k) {
+			z.checkUsed(k, used[k], binary.LittleEndian.Uint16(p)-used[k])
+		}
+	}
+}
+
+// watch ends the run when the watchdog that it returns is not stopped in time.
+func (z *fuzzer) watch(what string) *time.Timer {
+	hung := z.opts.hung
+	if hung == nil {
+		hung = func() { panic(what + " does not end") }
+	}
+	return time.AfterFunc(cmp.Or(z.opts.timeout, fuzzTimeout), hung)
+}
+
+// checkWrites compares guest memory with what it was before: only bytes that may change did.
+func (z *fuzzer) checkWrites(before []byte, may []bool) {
 	for a := range before {
 		if before[a] != z.d.RAM[a] && !may[a] {
 			z.t.Fatalf("the device changed guest memory at %#x, which is in no device-writable buffer", int(RAMBase)+a)
 		}
 	}
-	for k := range z.queues {
-		if p := z.load(uint64(z.queues[k].AvailRing)+2, 2); p != nil && z.ready(k) {
-			due := binary.LittleEndian.Uint16(p) - used[k]
-			if got := z.usedIdx(k) - used[k]; got != 0 && got > due {
-				z.t.Fatalf("queue %d: %d chains came back of %d", k, got, due)
-			}
+}
+
+// checkUsed looks at the entries of queue k's used ring from old on: no more of them than were due, and none that says
+// that more was written than its chain has room for.
+func (z *fuzzer) checkUsed(k int, old, due uint16) {
+	q := &z.queues[k]
+	got := z.usedIdx(k) - old
+	if got > due || got > q.Size {
+		z.t.Fatalf("queue %d: %d chains came back of %d, in a queue of %d", k, got, due, q.Size)
+	}
+	for i := range got {
+		p := z.load(uint64(q.UsedRing)+4+8*uint64((old+i)%q.Size), 8)
+		if p == nil {
+			return // a used ring outside of RAM: the queue has another one
+		}
+		head, written := binary.LittleEndian.Uint32(p), binary.LittleEndian.Uint32(p[4:])
+		if room := z.room(q, head); uint64(written) > room {
+			z.t.Fatalf("queue %d: %d bytes written to chain %d, which has room for %d", k, written, head, room)
 		}
 	}
+}
+
+// room returns the number of device-writable bytes of a chain, walking no further than the device may.
+func (z *fuzzer) room(q *fuzzQueue, head uint32) (total uint64) {
+	table, i, n := uint64(q.DescTable), uint64(head), uint64(q.Size)
+	for range 2 * virtio.MaxQueueSize {
+		p := z.load(table+16*i, 16)
+		if p == nil || i >= n {
+			break
+		}
+		flags, size := binary.LittleEndian.Uint16(p[12:]), binary.LittleEndian.Uint32(p[8:])
+		switch {
+		case flags&DescIndirect != 0:
+			table, i, n = binary.LittleEndian.Uint64(p), 0, uint64(size/16)
+			continue
+		case flags&DescWrite != 0:
+			total += uint64(size)
+		}
+		if flags&DescNext == 0 {
+			break
+		}
+		i = uint64(binary.LittleEndian.Uint16(p[14:]))
+	}
+	return total
 }
 
 func (z *fuzzer) usedIdx(k int) uint16 {
@@ -465,8 +621,15 @@ func (z *fuzzer) scan(p []byte, buffers, tables *cover) {
 
 // reset resets the device and checks that nothing of what happened before is left.
 func (z *fuzzer) reset() {
-	z.d.Write32(virtio.RegStatus, 0)
 	before := bytes.Clone(z.d.RAM)
+	may, certain := z.writable()
+	watchdog := z.watch("a reset")
+	z.d.Write32(virtio.RegStatus, 0)
+	watchdog.Stop()
+	if certain { // a device may give back what it had in hand
+		z.checkWrites(before, may)
+	}
+	before = bytes.Clone(z.d.RAM)
 	z.sel = 0
 	for i := range z.queues {
 		z.queues[i] = fuzzQueue{QueueConfig: virtio.QueueConfig{Size: uint16(z.d.Read32(virtio.RegQueueSizeMax))}}
