@@ -37,7 +37,7 @@ type savedQueue struct {
 	DescTable, AvailRing, UsedRing uint64
 	Size, Ready                    uint16
 	NextAvail, NextUsed, Signalled uint16
-	_                              [3]uint16
+	Reserved                       [3]uint16
 }
 
 // MarshalBinary returns the state of the transport, its queues and the device. It waits for each Serve that runs; the
@@ -167,7 +167,8 @@ func (m *MMIO) checkSaved(a *attachment, h *savedTransport) error {
 			return fmt.Errorf("status %#x", h.Status)
 		}
 	}
-	if h.Status&StatusFeaturesOK != 0 && (h.DriverFeatures&^a.offered != 0 || h.DriverFeatures&FeatureVersion1 == 0) {
+	if h.Status&StatusFeaturesOK != 0 && (h.DriverFeatures&^a.offered != 0 || h.DriverFeatures&FeatureVersion1 == 0 ||
+		h.Foreign != 0) {
 		return fmt.Errorf("features %#x, offered are %#x", h.DriverFeatures, a.offered)
 	}
 	return nil
@@ -202,7 +203,13 @@ func (m *MMIO) adoptQueue(s *slot, v *savedQueue) error {
 		Size: v.Size, DescTable: guestmem.Addr(v.DescTable), AvailRing: guestmem.Addr(v.AvailRing),
 		UsedRing: guestmem.Addr(v.UsedRing),
 	}
-	if v.Ready == 0 {
+	idle := savedQueue{DescTable: v.DescTable, AvailRing: v.AvailRing, UsedRing: v.UsedRing, Size: v.Size}
+	switch {
+	case v.Ready > 1 || v.Reserved != [3]uint16{}:
+		return fmt.Errorf("ready is %d, what is reserved % x", v.Ready, v.Reserved)
+	case v.Ready == 0 && *v != idle:
+		return errors.New("indices of a queue that is not ready")
+	case v.Ready == 0:
 		return nil
 	}
 	if m.status.Load()&StatusFeaturesOK == 0 {
