@@ -82,7 +82,10 @@ type MMIO struct {
 
 	status    atomic.Uint32
 	interrupt atomic.Uint32 // InterruptStatus
-	attached  atomic.Pointer[attachment]
+	// irq is held over what must not happen in the middle of a reset: raising an interrupt because of what status says.
+	// It is the last lock of all.
+	irq      sync.Mutex
+	attached atomic.Pointer[attachment]
 
 	// control is held over each write that may wait for a Serve to end: other vCPUs that write wait too, while reads,
 	// notifications and interrupts go on. It is taken before mu.
@@ -200,6 +203,8 @@ func (a *attachment) kick(i int) {
 }
 
 func (m *MMIO) configChanged() {
+	m.irq.Lock()
+	defer m.irq.Unlock()
 	if m.status.Load()&StatusDriverOK != 0 {
 		m.raise(InterruptConfig)
 	}

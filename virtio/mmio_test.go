@@ -446,6 +446,39 @@ func TestResetWhileServing(t *testing.T) {
 	}
 }
 
+// TestConfigChangeDuringReset: an interrupt of before the reset does not show after it, however close they are.
+func TestConfigChangeDuringReset(t *testing.T) {
+	e := newEcho()
+	d := virtiotest.New(t, e, virtiotest.Options{Manual: true})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				e.transport.ConfigChanged()
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		<-stopped
+	}()
+	for range 20_000 {
+		d.Write32(virtio.RegStatus, 0)
+		for range 50 {
+			if got := d.Read32(virtio.RegInterruptStatus); got != 0 {
+				t.Fatalf("InterruptStatus %#x after a reset", got)
+			}
+		}
+		d.Write32(virtio.RegStatus, virtio.StatusAcknowledge|virtio.StatusDriver)
+		d.Negotiate(virtio.FeatureVersion1)
+		d.Write32(virtio.RegStatus, 15)
+	}
+}
+
 // TestQueueSelDuringRequest moves the selector while a request runs (design: day-one test 6).
 func TestQueueSelDuringRequest(t *testing.T) {
 	e := newEcho()

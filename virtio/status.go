@@ -131,6 +131,8 @@ func (m *MMIO) reset(a *attachment) {
 	m.featuresSel, m.driverFeatSel, m.queueSel, m.shmSel = 0, 0, 0, 0
 	m.driverFeatures, m.foreignBits = 0, false
 	m.generation, m.config = 0, config
+	m.irq.Lock()
+	defer m.irq.Unlock()
 	m.interrupt.Store(0)
 	m.status.Store(0)
 }
