@@ -102,6 +102,11 @@ func (d *Device) ServeUnclaimed(serve func(port uint32, accept func() (net.Conn,
 
 // serveUnclaimed runs serve for a connection that was offered.
 func (c *Conn) serveUnclaimed(serve func(port uint32, accept func() (net.Conn, error))) {
+	defer func() {
+		c.d.mu.Lock()
+		defer c.d.mu.Unlock()
+		c.d.serving--
+	}()
 	serve(c.ports.host, func() (net.Conn, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()

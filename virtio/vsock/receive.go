@@ -89,8 +89,14 @@ func (d *Device) refuse(h *header) {
 // accept makes a connection of a REQUEST, if somebody listens and there is room. The caller holds d.mu.
 func (d *Device) accept(h *header) bool {
 	l := d.listeners[h.dstPort]
-	if len(d.conns) >= d.cfg.MaxConns || d.closed || l == nil && d.unclaimed == nil ||
-		l != nil && len(l.conns) == cap(l.conns) {
+	switch {
+	case len(d.conns) >= d.cfg.MaxConns || d.closed:
+		return false
+	case l != nil && len(l.conns) == cap(l.conns):
+		return false
+	case l == nil && (d.unclaimed == nil || d.serving >= d.cfg.MaxConns):
+		// A guest that resets what it asked for does not have it in the table, but may well keep a goroutine, and what
+		// that holds: hence a count of its own.
 		return false
 	}
 	c := newConn(d, ports{host: h.dstPort, guest: h.srcPort}, d.cid)
@@ -98,6 +104,7 @@ func (d *Device) accept(h *header) bool {
 	d.conns[c.ports] = c
 	if l == nil {
 		c.state = offered
+		d.serving++
 		go c.serveUnclaimed(d.unclaimed)
 		return true
 	}

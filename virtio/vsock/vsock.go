@@ -69,7 +69,8 @@ const stateVersion = 1
 type Config struct {
 	// GuestCID is the guest's context id, at least 3. It means something only between this device and its guest.
 	GuestCID uint32
-	// MaxConns bounds the connections at any time; 0 means 512. Those beyond are refused.
+	// MaxConns bounds the connections at any time, and the calls of ServeUnclaimed's function; 0 means 512. Those beyond
+	// are refused.
 	MaxConns int
 	// Logger gets what the driver does wrong, rate-limited. nil discards.
 	Logger *slog.Logger
@@ -88,6 +89,7 @@ type Device struct {
 	conns     map[ports]*Conn
 	listeners map[uint32]*listener
 	unclaimed func(port uint32, accept func() (net.Conn, error))
+	serving   int // calls of unclaimed that have not returned
 	nextPort  uint32
 	ready     []*Conn  // those with something to send, in turn
 	replies   []header // resets for packets that belong to no connection

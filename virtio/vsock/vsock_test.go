@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -549,4 +550,146 @@ func TestServeUnclaimed(t *testing.T) {
 	d.ServeUnclaimed(nil)
 	g.send(header{op: opRequest})
 	g.expect(opRst)
+}
+
+// TestUnclaimedFlood: streams that the guest asks for and resets at once leave no more goroutines behind than it may have
+// streams, however long those take.
+func TestUnclaimedFlood(t *testing.T) {
+	const maxConns = 5
+	d, err := New(Config{GuestCID: guestCID, MaxConns: maxConns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGuest(t, d, 8)
+	hold := make(chan struct{})
+	var running, refused atomic.Int32
+	d.ServeUnclaimed(func(_ uint32, accept func() (net.Conn, error)) {
+		running.Add(1)
+		defer running.Add(-1)
+		<-hold
+		if _, err := accept(); err == nil {
+			t.Error("a stream that the guest has reset was accepted")
+		}
+		refused.Add(1)
+	})
+	for range 10 * maxConns {
+		g.send(header{op: opRequest})
+		g.send(header{op: opRst})
+	}
+	virtiotest.Eventually(t, "the calls", func() bool { return running.Load() == maxConns })
+	for range 9 * maxConns {
+		g.expect(opRst)
+	}
+	g.quiet()
+	if n := running.Load(); n != maxConns {
+		t.Errorf("%d calls at a time", n)
+	}
+	close(hold)
+	virtiotest.Eventually(t, "the end of the calls", func() bool { return refused.Load() == maxConns && running.Load() == 0 })
+	if n := len(d.all()); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+	virtiotest.Eventually(t, "a place for the next one", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.serving == 0
+	})
+}
+
+// TestCreditLies: whatever the guest says of its buffer, the host sends no more than fits what it said last, forgets
+// nothing, and goes on when the guest says something sensible.
+func TestCreditLies(t *testing.T) {
+	d := newDevice(t)
+	g := newGuest(t, d, 8)
+	l := listen(t, d)
+	g.send(header{op: opRequest, bufAlloc: 10})
+	g.expect(opResponse)
+	c, _ := l.Accept()
+	done := make(chan error)
+	go func() {
+		_, err := c.Write([]byte("0123456789abcdefghij"))
+		done <- err
+	}()
+	g.expect(opRW)
+	g.expect(opCreditRequest)
+	for _, lie := range []header{
+		{bufAlloc: 10, fwdCnt: 11},           // more than was sent
+		{bufAlloc: 10, fwdCnt: ^uint32(0)},   // less than nothing
+		{bufAlloc: 10, fwdCnt: 1 << 31},      // half of all
+		{bufAlloc: 9},                        // shrunk below what is under way
+		{bufAlloc: 1},                        // and more
+		{bufAlloc: 1 << 31, fwdCnt: 1 << 30}, // a large one, full of what was never sent
+	} {
+		lie.op = opCreditUpdate
+		g.send(lie)
+		g.quiet()
+	}
+	var none header // a buffer of nothing: send would put in a default
+	none.srcCID, none.dstCID, none.srcPort, none.dstPort = guestCID, HostCID, 5000, 1000
+	none.kind, none.op = typeStream, opCreditUpdate
+	var raw [headerSize]byte
+	none.put(&raw)
+	g.Queue(txQueue).Do([][]byte{raw[:]})
+	g.quiet()
+	g.send(header{op: opCreditUpdate, bufAlloc: ^uint32(0), fwdCnt: 10})
+	if p := g.expect(opRW); string(p.payload) != "abcdefghij" {
+		t.Errorf("got %q", p.payload)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestControlFlood: packets that want an answer, while there are no receive buffers, leave one answer due.
+func TestControlFlood(t *testing.T) {
+	d := newDevice(t)
+	g := newGuest(t, d, 1)
+	c := g.connect(listen(t, d)) // took the buffer, and offered it again
+	go func() { _, _ = c.Write([]byte("x")) }()
+	virtiotest.Eventually(t, "the buffer to be used", func() bool { g.in = nil; return len(g.Queue(rxQueue).Reap()) > 0 })
+	for range 500 {
+		g.send(header{op: opCreditRequest})
+		g.send(header{op: opCreditUpdate})
+		g.send(header{op: opRW}) // of nothing
+	}
+	d.mu.Lock()
+	ready, replies := len(d.ready), len(d.replies)
+	d.mu.Unlock()
+	if ready > 1 || replies != 0 {
+		t.Errorf("%d turns, %d replies", ready, replies)
+	}
+	g.post(4)
+	g.expect(opCreditUpdate)
+	g.quiet()
+	if n, err := io.ReadFull(c, make([]byte, 0)); n != 0 || err != nil {
+		t.Errorf("Read: %d, %v", n, err)
+	}
+}
+
+// TestPortReuse: a stream on the ports of one that has just ended is a new one, whatever its end still has in hand.
+func TestPortReuse(t *testing.T) {
+	d := newDevice(t)
+	g := newGuest(t, d, 8)
+	l := listen(t, d)
+	old := g.connect(l)
+	g.send(header{op: opRW}, []byte("old")...)
+	g.send(header{op: opRst})
+	again := g.connect(l)
+	g.send(header{op: opRW}, []byte("new")...)
+	if got, err := io.ReadAll(io.LimitReader(old, 3)); string(got) != "old" || err != nil {
+		t.Errorf("the old stream has %q, %v", got, err)
+	}
+	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the old stream ends with %v", err)
+	}
+	_ = old.Close()
+	old.Abort()
+	g.quiet() // neither is the new one's
+	buf := make([]byte, 3)
+	if _, err := io.ReadFull(again, buf); string(buf) != "new" || err != nil {
+		t.Errorf("the new stream has %q, %v", buf, err)
+	}
+	if n := len(d.all()); n != 1 {
+		t.Errorf("%d connections", n)
+	}
 }
