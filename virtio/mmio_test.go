@@ -466,9 +466,9 @@ func TestConfigChangeDuringReset(t *testing.T) {
 		close(stop)
 		<-stopped
 	}()
-	for range 20_000 {
+	for range 200_000 {
 		d.Write32(virtio.RegStatus, 0)
-		for range 50 {
+		for range 5 {
 			if got := d.Read32(virtio.RegInterruptStatus); got != 0 {
 				t.Fatalf("InterruptStatus %#x after a reset", got)
 			}

@@ -21,6 +21,8 @@ type FuzzOptions struct {
 	Host func(dev virtio.Device, p []byte)
 	// Settle returns when dev does not touch guest memory on its own account any more. nil when it never does.
 	Settle func(dev virtio.Device)
+	// Check looks at dev after each notification: is what it holds bounded? May be nil.
+	Check func(t testing.TB, dev virtio.Device)
 
 	timeout time.Duration // of one call of Serve; 0: fuzzTimeout
 	hung    func()        // called when it is over; nil: panic
@@ -116,7 +118,26 @@ func fuzzSeeds(requests [][]byte) [][]byte {
 			seeds = append(seeds, append(s, opKick, 0, opSetUp, 0, opKick, 0))
 		}
 	}
-	return append(seeds, registerSeeds()...)
+	return append(append(seeds, floodSeeds(requests)...), registerSeeds()...)
+}
+
+// floodSeeds has more of the first request and of the last than any bound of a device allows for what it causes, on each
+// queue, while the other queues have no buffers.
+func floodSeeds(requests [][]byte) (seeds [][]byte) {
+	if len(requests) == 0 {
+		return nil
+	}
+	for q := range byte(3) {
+		for _, r := range [][]byte{requests[0], requests[len(requests)-1]} {
+			r = r[:min(len(r), maxReadable)]
+			seed := []byte{opSetUp, 0}
+			for range (fuzzMaxOps - 1) / 2 {
+				seed = append(append(append(seed, opGoodChain, q, 1, byte(len(r))), r...), opKick, q)
+			}
+			seeds = append(seeds, seed)
+		}
+	}
+	return seeds
 }
 
 // registerSeeds touches what chains do not: every register, and the configuration space.
@@ -481,6 +502,9 @@ func (z *fuzzer) kick(i int) {
 	}
 	if z.opts.Settle != nil {
 		z.opts.Settle(z.dev)
+	}
+	if z.opts.Check != nil {
+		z.opts.Check(z.t, z.dev)
 	}
 	if !certain {
 		return

@@ -153,7 +153,11 @@ func TestBulk(t *testing.T) {
 	t.Logf("%d MB in %v", size>>20, time.Since(start))
 }
 
-// FuzzDevice: the first byte of Host's input says what the host does.
+// fuzzConns is the limit of connections that the fuzzer has.
+const fuzzConns = 4
+
+// FuzzDevice: the first byte of Host's input says what the host does. Its own oracle: what the guest makes the host hold
+// stays within the bounds.
 func FuzzDevice(f *testing.F) {
 	var requests [][]byte
 	add := func(h header, payload string) {
@@ -166,12 +170,37 @@ func FuzzDevice(f *testing.F) {
 	for op := uint16(0); op <= opCreditRequest+1; op++ {
 		add(header{op: op, flags: 3}, "payload")
 	}
+	h := header{op: opRequest, srcCID: guestCID, dstCID: HostCID, srcPort: 5001, dstPort: 1001, kind: typeStream}
+	var raw [headerSize]byte
+	h.put(&raw)
+	requests = append(requests, raw[:]) // nobody listens
 	virtiotest.FuzzDevice(f, func(t testing.TB) virtio.Device {
-		d := newDevice(t)
+		d, err := New(Config{GuestCID: guestCID, MaxConns: fuzzConns})
+		if err != nil {
+			t.Fatal(err)
+		}
 		listen(t, d)
 		t.Cleanup(func() { _ = d.Close() })
 		return d
-	}, virtiotest.FuzzOptions{Requests: requests, Host: fuzzHost})
+	}, virtiotest.FuzzOptions{Requests: requests, Host: fuzzHost, Check: checkBounds})
+}
+
+func checkBounds(t testing.TB, dev virtio.Device) {
+	d := dev.(*Device)
+	conns := d.all()
+	for _, c := range conns {
+		c.mu.Lock()
+		n, size := c.rx.n, len(c.rx.buf)
+		c.mu.Unlock()
+		if n > bufAlloc || size > bufAlloc {
+			t.Fatalf("%d bytes received, in %d", n, size)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(conns) > fuzzConns || len(d.replies) > maxReplies || len(d.ready) > fuzzConns {
+		t.Fatalf("%d connections, %d replies, %d have a turn", len(conns), len(d.replies), len(d.ready))
+	}
 }
 
 func fuzzHost(dev virtio.Device, p []byte) {
