@@ -131,3 +131,61 @@ func TestBusConcurrently(t *testing.T) {
 		t.Errorf("%d calls arrived", len(d.calls))
 	}
 }
+
+// FuzzBus compares a bus with a list of ranges. Its oracles: a range is taken exactly when it is not empty, does not wrap
+// and overlaps no other; an access that is wholly inside one reaches its device, once, with the right offset, and any
+// other reaches none.
+func FuzzBus(f *testing.F) {
+	f.Add([]byte{0, 8, 8, 0, 16, 8, 1, 8, 4, 1, 12, 8, 2, 15, 1, 1, 16, 1})
+	f.Add([]byte{0, 0xff, 1, 0, 0xfe, 1, 0, 0xff, 8, 1, 0xfe, 1, 1, 0xff, 8, 0, 1, 0})
+	f.Add([]byte{0, 4, 4, 0, 2, 3, 0, 0, 200, 0, 0, 4, 1, 3, 2, 2, 0, 1})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		type ranged struct {
+			base, size uint64
+			dev        *recorder
+		}
+		b := NewBus()
+		var all []ranged
+		for ; len(ops) >= 3; ops = ops[3:] {
+			addr, size := uint64(int64(int8(ops[1]))), uint64(ops[2]) // the negative ones are the last addresses
+			if ops[0]%3 == 0 {
+				ok := size > 0 && addr+size >= size
+				for _, r := range all {
+					ok = ok && (addr+size <= r.base || r.base+r.size <= addr)
+				}
+				d := &recorder{name: string(rune('a' + len(all)%26))}
+				if err := b.Add(addr, size, d); (err == nil) != ok {
+					t.Fatalf("Add(%#x, %#x): %v, want ok %v", addr, size, err, ok)
+				} else if ok {
+					all = append(all, ranged{addr, size, d})
+				}
+				continue
+			}
+			p := bytes.Repeat([]byte{0x5a}, 1+int(size%8))
+			var want []string
+			answer := bytes.Repeat([]byte{0xff}, len(p))
+			for _, r := range all {
+				if off := addr - r.base; addr >= r.base && off < r.size && uint64(len(p)) <= r.size-off {
+					want = []string{fmt.Sprintf("read %d+%d", off, len(p))}
+					answer = bytes.Repeat([]byte(r.dev.name), len(p))
+					if ops[0]%3 == 2 {
+						want = []string{fmt.Sprintf("write %d: % x", off, p)}
+					}
+				}
+			}
+			if ops[0]%3 == 2 {
+				b.Write(addr, p)
+			} else if b.Read(addr, p); !bytes.Equal(p, answer) {
+				t.Fatalf("read %#x+%d: %q, want %q", addr, len(p), p, answer)
+			}
+			var got []string
+			for _, r := range all {
+				got = append(got, r.dev.calls...)
+				r.dev.calls = nil
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("access %#x+%d (-want +got):\n%s", addr, len(p), diff)
+			}
+		}
+	})
+}
