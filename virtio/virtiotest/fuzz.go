@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -97,7 +98,6 @@ func fuzzSeeds(requests [][]byte) [][]byte {
 	seeds := [][]byte{
 		{opSetUp, 0},
 		{opSetUp, 1, opReset, opSetUp, 2, opSnapshot},
-		{opSetUp, 0, opRawDescriptor, 0, 0, 1, 0, 0, 0, 16, 1, 0, 0, opPublish, 0, 0, opKick, 0},
 		{opSetUp, 0, opAvailIdx, 0, 200, opKick, 0},
 	}
 	for q := range byte(3) {
@@ -118,7 +118,41 @@ func fuzzSeeds(requests [][]byte) [][]byte {
 			seeds = append(seeds, append(s, opKick, 0, opSetUp, 0, opKick, 0))
 		}
 	}
-	return append(append(seeds, floodSeeds(requests)...), registerSeeds()...)
+	return slices.Concat(seeds, hostileSeeds(), floodSeeds(requests), registerSeeds())
+}
+
+// hostileSeeds has chains that a device must not follow.
+func hostileSeeds() (seeds [][]byte) {
+	const near, farAddr, farLen, farNext = 3 << 5, 0 << 5, 1 << 5, 2 << 5 // what rawDescriptor makes of the fields
+	raw := func(i byte, addr uint32, n uint16, flags, next byte) []byte {
+		p := binary.LittleEndian.AppendUint32([]byte{opRawDescriptor, 0, i}, addr)
+		return append(binary.LittleEndian.AppendUint32(p, uint32(n)), flags, next)
+	}
+	for _, descs := range [][]byte{
+		raw(0, fuzzBuffers, 0, near|DescNext, 0), // a loop of nothing
+		raw(0, fuzzBuffers, 1, near|DescNext, 0),
+		slices.Concat(raw(0, fuzzBuffers, 0, near|DescNext, 1), raw(1, fuzzBuffers, 0, near|DescNext, 0)),
+		raw(0, fuzzBuffers, 1, near|DescNext, fuzzQueueSize),
+		raw(0, fuzzBuffers, 1, farNext|DescNext, 1),
+		raw(0, 7, 16, farAddr, 0),
+		raw(0, fuzzBuffers, 1, farLen, 0),
+		raw(0, fuzzRAM-1, 2, near|DescWrite, 0),
+		slices.Concat(raw(0, fuzzBuffers, 1, near|DescWrite|DescNext, 1), raw(1, fuzzBuffers+1, 1, near, 0)),
+		raw(0, 0, 16, near|DescIndirect, 0), // the table itself
+		raw(0, fuzzBuffers, 8, near|DescIndirect, 0),
+		raw(0, fuzzBuffers, 0, near|DescIndirect, 0),
+		raw(0, 0, fuzzRAM-1, near|DescIndirect, 0),
+		// A table whose descriptor says that there is another one after it: two, the second of nothing.
+		slices.Concat(raw(0, 16, 16, near|DescIndirect, 0), raw(1, fuzzBuffers, 1, near|DescNext, 1)),
+	} {
+		for mode := range byte(2) {
+			s := append([]byte{opSetUp, 2 * mode}, descs...)
+			seeds = append(seeds, append(s, opPublish, 0, 0, 0, opKick, 0, opKick, 0, opSnapshot))
+		}
+	}
+	return append(seeds,
+		[]byte{opSetUp, 0, opPublish, 0, fuzzQueueSize, 0, opKick, 0},
+		[]byte{opSetUp, 0, opPublish, 0, 0xff, 1, opKick, 0})
 }
 
 // floodSeeds has more of the first request and of the last than any bound of a device allows for what it causes, on each
