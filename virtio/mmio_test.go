@@ -27,6 +27,7 @@ type echo struct {
 	hold      chan struct{} // when set, Serve blocks on it after its first Pop, until cancelled
 	entered   chan struct{}
 	deaf      bool // Serve cannot be cancelled
+	fill      bool // what is writable is filled up
 }
 
 func newEcho() *echo {
@@ -83,6 +84,11 @@ func (e *echo) Serve(ctx context.Context, i int, q *virtio.Queue) error {
 		}
 		buf := make([]byte, min(c.ReadableLen(), 1<<20))
 		n := c.Write(buf[:virtio.CopyFrom(buf, c.Readable())])
+		if e.fill {
+			for _, b := range virtio.Skip(c.Writable(), n) {
+				n += copy(b, bytes.Repeat([]byte{0xa5}, len(b)))
+			}
+		}
 		if err := q.Push(c, uint32(n)); err != nil {
 			return err
 		}
@@ -599,5 +605,9 @@ func FuzzState(f *testing.F) {
 }
 
 func FuzzEcho(f *testing.F) {
-	virtiotest.FuzzDevice(f, func(testing.TB) virtio.Device { return newEcho() }, virtiotest.FuzzOptions{})
+	virtiotest.FuzzDevice(f, func(testing.TB) virtio.Device {
+		e := newEcho()
+		e.fill = true // each byte that it may write to
+		return e
+	}, virtiotest.FuzzOptions{Requests: [][]byte{[]byte("request"), bytes.Repeat([]byte("long"), 150)}})
 }
