@@ -1,6 +1,7 @@
 package blk
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/govmm/govmm/virtio"
@@ -29,6 +30,8 @@ func fuzzRequests() [][]byte {
 		add(kind, 0, segments(fuzzSectors-1, 2, 0))
 		add(kind, 0, segments(^uint64(0), 1, 2))
 		add(kind, 0, segments(0, 1<<32-1, 0)[:15])
+		add(kind, 0, bytes.Repeat(segments(1, 1, 0), maxSegments))
+		add(kind, 0, bytes.Repeat(segments(1, 1, 0), maxSegments+1))
 		add(kind, 0, nil)
 	}
 	add(99, 0, nil)

@@ -152,7 +152,9 @@ func hostileSeeds() (seeds [][]byte) {
 	}
 	return append(seeds,
 		[]byte{opSetUp, 0, opPublish, 0, fuzzQueueSize, 0, opKick, 0},
-		[]byte{opSetUp, 0, opPublish, 0, 0xff, 1, opKick, 0})
+		[]byte{opSetUp, 0, opPublish, 0, 0xff, 1, opKick, 0},
+		// A good chain, in each entry of the ring, and an index far ahead of it.
+		[]byte{opSetUp, 0, opGoodChain, 0, 0b101, 1, 'x', 1, opAvailIdx, 0, 200, opKick, 0})
 }
 
 // floodSeeds has more of the first request and of the last than any bound of a device allows for what it causes, on each
