@@ -289,11 +289,61 @@ func TestBadQueueSetUp(t *testing.T) {
 func TestReadyQueueIsFrozen(t *testing.T) {
 	d := virtiotest.New(t, newEcho(), virtiotest.Options{Manual: true})
 	d.Write32(virtio.RegQueueSel, 0)
+	before, err := d.MMIO.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
 	d.Write32(virtio.RegQueueSize, 7)
-	d.Write32(virtio.RegQueueDescLow, 1)
+	for reg := uint64(virtio.RegQueueDescLow); reg <= virtio.RegQueueDeviceHigh; reg += 4 {
+		d.Write32(reg, 1)
+	}
 	d.Write32(virtio.RegQueueReady, 1)
+	if after, err := d.MMIO.MarshalBinary(); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the set-up changed (%v):\n% x\n% x", err, before, after)
+	}
 	if r := d.Queue(0).Do([][]byte{[]byte("x")}, 1); string(r.Bytes()) != "x" {
 		t.Errorf("echo %q after writes to a queue that is ready", r.Bytes())
+	}
+}
+
+// TestQueueReadyOutsideSetUp: a queue becomes ready between FEATURES_OK and DRIVER_OK, and at no other time.
+func TestQueueReadyOutsideSetUp(t *testing.T) {
+	e := newEcho()
+	d := virtiotest.New(t, e, virtiotest.Options{Manual: true})
+	q := d.Queue(0).QueueConfig
+	ready := func() bool {
+		d.Write32(virtio.RegQueueSel, 0)
+		d.Write32(virtio.RegQueueSize, uint32(q.Size))
+		d.Write32(virtio.RegQueueDescLow, uint32(q.DescTable))
+		d.Write32(virtio.RegQueueDriverLow, uint32(q.AvailRing))
+		d.Write32(virtio.RegQueueDeviceLow, uint32(q.UsedRing))
+		d.Write32(virtio.RegQueueReady, 1)
+		return d.Read32(virtio.RegQueueReady) == 1
+	}
+	d.Write32(virtio.RegQueueSel, 0)
+	d.Write32(virtio.RegQueueReady, 0)
+	if ready() {
+		t.Error("a queue came back while the device was live")
+	}
+	d.Reset()
+	for _, status := range []uint32{0, virtio.StatusAcknowledge, virtio.StatusAcknowledge | virtio.StatusDriver} {
+		d.Write32(virtio.RegStatus, status)
+		if ready() {
+			t.Errorf("a queue is ready with status %#x", status)
+		}
+	}
+	d.Negotiate(virtio.FeatureVersion1)
+	if !ready() {
+		t.Fatal("the queue is not ready after FEATURES_OK")
+	}
+	d.Write32(virtio.RegQueueReady, 0)
+	if !ready() {
+		t.Error("a queue that was stopped during set-up is not ready again")
+	}
+	d.Write32(virtio.RegQueueReady, 0)
+	d.Write32(virtio.RegStatus, virtio.StatusFailed)
+	if ready() {
+		t.Error("a queue is ready after FAILED")
 	}
 }
 

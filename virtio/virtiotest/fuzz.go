@@ -690,6 +690,11 @@ func (z *fuzzer) reset() {
 		z.checkWrites(before, may)
 	}
 	before = bytes.Clone(z.d.RAM)
+	if !z.hosted { // before anything else touches a register
+		if got := z.state(); !bytes.Equal(got, z.initial) {
+			z.t.Fatalf("state after a reset is not the initial one:\n% x\n% x", got, z.initial)
+		}
+	}
 	z.sel = 0
 	for i := range z.queues {
 		z.queues[i] = fuzzQueue{QueueConfig: virtio.QueueConfig{Size: uint16(z.d.Read32(virtio.RegQueueSizeMax))}}
@@ -699,11 +704,6 @@ func (z *fuzzer) reset() {
 	}
 	if s, irq := z.d.Status(), z.d.Read32(virtio.RegInterruptStatus); s != 0 || irq != 0 {
 		z.t.Fatalf("status %#x, interrupt status %#x after a reset", s, irq)
-	}
-	if !z.hosted {
-		if got := z.state(); !bytes.Equal(got, z.initial) {
-			z.t.Fatalf("state after a reset is not the initial one:\n% x\n% x", got, z.initial)
-		}
 	}
 	for i := range z.queues {
 		if err := z.d.MMIO.Serve(context.Background(), i); err != nil {

@@ -134,9 +134,18 @@ func TestRefused(t *testing.T) {
 func TestShortPacket(t *testing.T) {
 	d := newDevice(t)
 	g := newGuest(t, d, 1)
-	g.Queue(txQueue).Do([][]byte{make([]byte, headerSize-1)})
+	listen(t, d)
+	h := header{srcCID: guestCID, dstCID: HostCID, srcPort: 5000, dstPort: 1000, kind: typeStream, op: opRequest}
+	var raw [headerSize]byte
+	h.put(&raw)
+	for n := 1; n < headerSize; n++ { // a good request but for its end
+		g.Queue(txQueue).Do([][]byte{raw[:n]})
+	}
 	g.Queue(txQueue).Do(nil, 100)
 	g.quiet()
+	if n := len(d.all()); n != 0 {
+		t.Errorf("%d connections", n)
+	}
 }
 
 func TestSmallReceiveBuffers(t *testing.T) {
@@ -436,6 +445,19 @@ func TestDriverResets(t *testing.T) {
 	}
 	g.post(4)
 	g.connect(l)
+}
+
+// TestResetForgetsReplies: what was due before a reset is not the next driver's.
+func TestResetForgetsReplies(t *testing.T) {
+	d := newDevice(t)
+	g := newGuest(t, d, 0)
+	for range maxReplies { // after the last one the transmit queue stands still
+		g.send(header{op: opRW})
+	}
+	g.Init()
+	g.post(8)
+	g.quiet()
+	g.connect(listen(t, d))
 }
 
 // TestStateRoundTrip: after a restore the guest hears of it before anything else, its old streams are gone, new ones
