@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
@@ -133,7 +135,7 @@ func TestSameUnique(t *testing.T) {
 	g.expect("the first", 0, errno)
 }
 
-// TestReset: a reset ends waits, and everything works again after it.
+// TestReset: a reset ends waits, nothing touches guest memory after it, and everything works again.
 func TestReset(t *testing.T) {
 	g := newGuest(t)
 	for range 20 {
@@ -142,7 +144,23 @@ func TestReset(t *testing.T) {
 			g.add(16, opSetLkW, 2, lockArgs(2, 1)...)
 		}
 		g.add(16, 20, 2, zeros(16))
-		g.Init() // fails the test when it takes too long
+		virtiotest.Eventually(t, "the requests to be under way", func() bool { return g.dev.busy.Load() == 11 })
+		<-g.fs.entered
+		reset := make(chan struct{})
+		go func() {
+			defer close(reset)
+			g.Write32(virtio.RegStatus, 0)
+		}()
+		select {
+		case <-reset:
+		case <-time.After(virtiotest.Timeout):
+			t.Fatal("the reset waits for requests that wait for ever")
+		}
+		before := bytes.Clone(g.RAM)
+		if runtime.Gosched(); !bytes.Equal(before, g.RAM) {
+			t.Fatal("guest memory changed after a reset")
+		}
+		g.Init()
 		if n := len(g.dev.underWay()); n != 0 {
 			t.Fatalf("%d requests are under way after a reset", n)
 		}
