@@ -1,0 +1,67 @@
+package virtio_test
+
+import (
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/govmm/govmm/virtio"
+	"github.com/govmm/govmm/virtio/virtiotest"
+)
+
+// TestNoLostKickOnQueue is TestNoLostKick without transport and goroutines that sleep: both sides spin, so that the
+// driver's look at avail_event falls into the few instructions around the device's publication of it much more often.
+func TestNoLostKickOnQueue(t *testing.T) {
+	r := newRings(t, virtio.FeatureEventIdx|virtio.FeatureIndirectDesc)
+	r.table(descAt, desc{bufferAt, 1, 0, 0})
+	avail, err := r.mem.Ring(availAt, 6+2*ringSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, err := r.mem.Ring(usedAt, 6+8*ringSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kicks, stop atomic.Uint32
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for seen := uint32(0); stop.Load() == 0; {
+			c, err := r.q.Pop()
+			switch {
+			case err != nil:
+				t.Error(err)
+				return
+			case c != nil:
+				if err := r.q.Push(c, 0); err != nil {
+					t.Error(err)
+				}
+				continue
+			}
+			for kicks.Load() == seen && stop.Load() == 0 { // asleep until the next kick
+				runtime.Gosched()
+			}
+			seen = kicks.Load()
+		}
+	}()
+	for i := range uint16(60_000) {
+		avail.Store16(2, i+1) // a full fence
+		if used.Load16(4+8*ringSize) == i {
+			kicks.Add(1)
+		}
+		start := time.Now()
+		for spin := 1; used.Load16(2) != i+1; spin++ {
+			if spin%1000 != 0 {
+				continue
+			}
+			runtime.Gosched()
+			if time.Since(start) > virtiotest.Timeout {
+				stop.Store(1)
+				t.Fatalf("buffer %d: the device sleeps, and the driver does not know (avail_event %d)", i, used.Load16(4+8*ringSize))
+			}
+		}
+	}
+	stop.Store(1)
+	<-done
+}
