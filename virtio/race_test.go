@@ -65,3 +65,66 @@ func TestNoLostKickOnQueue(t *testing.T) {
 	stop.Store(1)
 	<-done
 }
+
+// TestNoLostInterrupt is its counterpart: the driver asks for an interrupt, looks at the used index once more and
+// sleeps, while the device publishes the index and looks whether the driver wants an interrupt.
+func TestNoLostInterrupt(t *testing.T) {
+	r := newRings(t, virtio.FeatureEventIdx)
+	r.table(descAt, desc{bufferAt, 1, 0, 0})
+	avail, err := r.mem.Ring(availAt, 6+2*ringSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, err := r.mem.Ring(usedAt, 6+8*ringSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var interrupts, stop atomic.Uint32
+	cfg := virtio.QueueConfig{Size: ringSize, DescTable: descAt, AvailRing: availAt, UsedRing: usedAt}
+	q, err := virtio.NewQueue(r.mem, cfg, ringSize, r.q.Features(), func() { interrupts.Add(1) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for spin := 1; stop.Load() == 0; spin++ {
+			switch c, err := q.Pop(); {
+			case err != nil:
+				t.Error(err)
+				return
+			case c != nil:
+				if err := q.Push(c, 0); err != nil {
+					t.Error(err)
+				}
+				q.Notify()
+			case spin%100 == 0:
+				runtime.Gosched()
+			}
+		}
+	}()
+	for i := range uint16(60_000) {
+		before := interrupts.Load()
+		avail.Store16(2, i+1)
+		for range i % 64 { // so that the device is somewhere else each time
+			used.Load32(0)
+		}
+		avail.Store16(4+2*ringSize, i) // used_event: a full fence
+		if used.Load16(2) == i+1 {
+			continue
+		}
+		start := time.Now()
+		for spin := 1; interrupts.Load() == before; spin++ { // asleep
+			if spin%1000 != 0 {
+				continue
+			}
+			runtime.Gosched()
+			if time.Since(start) > virtiotest.Timeout {
+				stop.Store(1)
+				t.Fatalf("buffer %d: no interrupt (used index %d)", i, used.Load16(2))
+			}
+		}
+	}
+	stop.Store(1)
+	<-done
+}
