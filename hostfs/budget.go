@@ -77,28 +77,38 @@ func (fs *FS) takeDescriptor() bool {
 func (fs *FS) park(count int) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	scanned := 0
-	for e := fs.lru.Front(); e != nil && count > 0 && scanned < 1024; scanned++ {
-		n := e.Value.(*node)
-		e = e.Next()
-		if n.fd < 0 || n.users > 0 || n.handles > 0 || n.pinned || n.parent == nil || n.locks != nil ||
-			n.btime == (unix.StatxTimestamp{}) {
+	for range min(fs.lru.Len(), parkScan) {
+		if count == 0 {
+			return
+		}
+		n := fs.lru.Front().Value.(*node)
+		if n.users > 0 || n.handles > 0 || n.pinned || n.parent == nil || n.locks != nil || n.btime == (unix.StatxTimestamp{}) {
+			fs.lru.MoveToBack(n.elem) // out of the way of the next search
 			continue
 		}
+		fs.lru.drop(n)
 		fs.closeNode(n)
 		count--
 	}
 }
 
+const (
+	// parkScan bounds one search for idle nodes.
+	parkScan = 1024
+	// parkDepth bounds a walk up from a parked node. Last known parents can form a circle when directories were moved into each
+	// other, so there need not be an end.
+	parkDepth = 4096
+)
+
 // unpark opens a parked node again; the caller uses it. ESTALE tells the guest's kernel to walk the path anew.
-func (fs *FS) unpark(n *node) fuse.Status {
+func (fs *FS) unpark(n *node, depth int) fuse.Status {
 	fs.mu.Lock()
 	parent, name := n.parent, n.name
 	fs.mu.Unlock()
-	if parent == nil {
+	if parent == nil || depth > parkDepth {
 		return fuse.Status(unix.ESTALE)
 	}
-	dir, code := fs.use(parent.id)
+	dir, code := fs.useBelow(parent.id, depth+1)
 	if code != fuse.OK {
 		return code
 	}
@@ -123,5 +133,20 @@ func (fs *FS) unpark(n *node) fuse.Status {
 		return fuse.Status(unix.ESTALE)
 	}
 	n.fd = fd
+	fs.lru.add(n)
 	return fuse.OK
+}
+
+// renamed keeps the last known names true when the guest itself moves a file, so that a parked node that a program sits in is
+// found again. Who else moves files makes them stale.
+func (fs *FS) renamed(dir *node, name string) {
+	var st unix.Statx_t
+	if err := unix.Statx(dir.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, &st); err != nil {
+		return
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if n := fs.byKey[keyOf(dir.exp, &st)]; n != nil && !n.pinned && n.same(&st) {
+		n.parent, n.name = dir, name
+	}
 }

@@ -145,7 +145,15 @@ func (fs *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 	}
 	call := func() error { return unix.Renameat2(from.fd, oldName, to.fd, newName, uint(in.Flags)) }
 	if in.Flags&unix.RENAME_WHITEOUT != 0 {
-		return fs.as(&in.InHeader, 0, call) // the whiteout is a new inode and gets the caller's ids
+		code = fs.as(&in.InHeader, 0, call) // the whiteout is a new inode and gets the caller's ids
+	} else {
+		code = status(call())
 	}
-	return status(call())
+	if code == fuse.OK {
+		fs.renamed(to, newName)
+	}
+	if code == fuse.OK && in.Flags&unix.RENAME_EXCHANGE != 0 {
+		fs.renamed(from, oldName)
+	}
+	return code
 }

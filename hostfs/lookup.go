@@ -137,6 +137,7 @@ func (fs *FS) enter(dir *node, name string, fd int, st *unix.Statx_t) (*node, fu
 		}
 	case n.fd < 0 && n.users == 0:
 		n.fd = fd // it was parked
+		fs.lru.add(n)
 	default:
 		unix.Close(fd)
 		fs.budget.give(1)

@@ -47,7 +47,7 @@ type node struct {
 	parent  *node
 	name    string // last known name in parent; a hint for parked nodes
 	handles int
-	elem    *list.Element
+	elem    *list.Element         // in FS.lru; nil while parked
 	locks   map[uint64]*lockOwner // by lock owner
 	freed   chan struct{}         // closed when a lock was given up; nil while nobody waits
 }
@@ -84,6 +84,15 @@ func (n *node) same(st *unix.Statx_t) bool {
 type nodeList struct{ *list.List }
 
 func (l *nodeList) init() { l.List = list.New() }
+
+func (l *nodeList) add(n *node) { n.elem = l.PushBack(n) }
+
+func (l *nodeList) drop(n *node) {
+	if n.elem != nil {
+		l.Remove(n.elem)
+		n.elem = nil
+	}
+}
 
 func keyOf(exp *export, st *unix.Statx_t) inodeKey {
 	return inodeKey{exp: exp, dev: unix.Mkdev(st.Dev_major, st.Dev_minor), ino: st.Ino, mnt: st.Mnt_id}
@@ -123,12 +132,15 @@ func (fs *FS) newNode(id uint64, exp *export, fd int, st *unix.Statx_t) *node {
 	n := &node{id: id, key: keyOf(exp, st), exp: exp, mode: uint32(st.Mode) & unix.S_IFMT, btime: st.Btime, fd: fd}
 	fs.nodes[n.id] = n
 	fs.byKey[n.key] = n
-	n.elem = fs.lru.PushBack(n)
+	fs.lru.add(n)
 	return n
 }
 
 // use returns the node for a request, with its descriptor open until put.
-func (fs *FS) use(id uint64) (*node, fuse.Status) {
+func (fs *FS) use(id uint64) (*node, fuse.Status) { return fs.useBelow(id, 0) }
+
+// useBelow is use, on the way up from a parked node that lies depth directories lower.
+func (fs *FS) useBelow(id uint64, depth int) (*node, fuse.Status) {
 	fs.mu.Lock()
 	n := fs.nodes[id]
 	if n == nil || n.gone || (n.exp != nil && n.exp.removed) {
@@ -142,7 +154,7 @@ func (fs *FS) use(id uint64) (*node, fuse.Status) {
 	parked := n.fd < 0 && n.exp != nil
 	fs.mu.Unlock()
 	if parked {
-		if code := fs.unpark(n); code != fuse.OK {
+		if code := fs.unpark(n, depth); code != fuse.OK {
 			fs.put(n)
 			return nil, code
 		}
@@ -199,10 +211,7 @@ func (fs *FS) detach(n *node) {
 	if fs.byKey[n.key] == n {
 		delete(fs.byKey, n.key)
 	}
-	if n.elem != nil {
-		fs.lru.Remove(n.elem)
-		n.elem = nil
-	}
+	fs.lru.drop(n)
 	fs.dropLocks(n)
 	if n.users == 0 {
 		fs.closeNode(n)
