@@ -262,13 +262,21 @@ func refuseKernelFS(fd int) error {
 	switch uint32(sfs.Type) {
 	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC,
 		unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC, unix.SELINUX_MAGIC,
-		unix.EFIVARFS_MAGIC, unix.PSTOREFS_MAGIC, unix.BINFMTFS_MAGIC, unix.NSFS_MAGIC, configfsMagic, resctrlMagic:
+		unix.EFIVARFS_MAGIC, unix.PSTOREFS_MAGIC, unix.BINFMTFS_MAGIC, unix.NSFS_MAGIC, unix.PID_FS_MAGIC, unix.SMACK_MAGIC,
+		unix.AAFS_MAGIC, unix.XENFS_SUPER_MAGIC, unix.RDTGROUP_SUPER_MAGIC, unix.BINDERFS_SUPER_MAGIC,
+		configfsMagic, fusectlMagic, mqueueMagic, nfsdMagic, rpcPipefsMagic, functionfsMagic, dlmfsMagic:
 		return errRefused
 	}
 	return nil
 }
 
+// Magic numbers that golang.org/x/sys/unix lacks.
 const (
-	configfsMagic = 0x62656570
-	resctrlMagic  = 0x7655821
+	configfsMagic   = 0x62656570
+	fusectlMagic    = 0x65735543
+	mqueueMagic     = 0x19800202
+	nfsdMagic       = 0x6e667364
+	rpcPipefsMagic  = 0x67596969
+	functionfsMagic = 0xa647361
+	dlmfsMagic      = 0x76a9f425
 )
