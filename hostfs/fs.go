@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -52,6 +53,7 @@ type FS struct {
 	lastHandle uint64
 	root       *node
 	exports    map[string]*export
+	dirKept    atomic.Int64 // bytes in dirStream.rest of all handles
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)

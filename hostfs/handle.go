@@ -60,6 +60,8 @@ func (fs *FS) addHandle(n *node, fd int, writable bool) (*handle, fuse.Status) {
 	if fs.closed || n.exp != nil && n.exp.removed {
 		if fd >= 0 {
 			fs.closeCounted(fd)
+		} else {
+			fs.budget.give(1)
 		}
 		return nil, fuse.Status(unix.ESTALE)
 	}
@@ -85,7 +87,11 @@ func (fs *FS) dropHandle(h *handle) {
 }
 
 func (fs *FS) closeHandle(h *handle) {
-	if h.fd >= 0 {
+	fs.takeKept(h)
+	h.dir.rest = nil
+	if h.fd < 0 {
+		fs.budget.give(1) // see OpenDir
+	} else {
 		fs.closeCounted(h.fd)
 		h.fd = -1
 		h.node.wakeWaiters() // its flock has ended
