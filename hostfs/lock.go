@@ -29,13 +29,16 @@ type lockOwner struct {
 // lockPause is how long a waiter sleeps before it asks again: it doubles up to the second value.
 const lockPauseFirst, lockPauseMost = time.Millisecond, 50 * time.Millisecond
 
-// useOwner returns the lock descriptor of one owner. All fields are guarded by FS.mu.
+// useOwner returns the lock descriptor of one owner. pid is the lock's, a process's; the header of the request has the thread's. All
+// fields are guarded by FS.mu.
 func (fs *FS) useOwner(h *handle, owner uint64, pid uint32, create bool) (*lockOwner, fuse.Status) {
 	fs.mu.Lock()
 	if o := h.node.locks[owner]; o != nil || !create {
 		if o != nil {
 			o.users++
-			o.pid = pid
+			if create {
+				o.pid = pid
+			}
 		}
 		fs.mu.Unlock()
 		return o, fuse.OK
@@ -161,7 +164,7 @@ func (fs *FS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Stat
 		return fuse.EINVAL
 	}
 	fd := h.fd
-	o, _ := fs.useOwner(h, in.Owner, in.Pid, false)
+	o, _ := fs.useOwner(h, in.Owner, 0, false)
 	if o != nil {
 		defer fs.putOwner(o)
 		fd = o.fd
@@ -275,7 +278,7 @@ func (fs *FS) tryPOSIXLock(h *handle, in *fuse.LkIn) fuse.Status {
 		fs.unlockOwner(h.node, in.Owner)
 		return fuse.OK
 	}
-	o, code := fs.useOwner(h, in.Owner, in.Pid, lk.Type != unix.F_UNLCK)
+	o, code := fs.useOwner(h, in.Owner, in.Lk.Pid, lk.Type != unix.F_UNLCK)
 	if code != fuse.OK || o == nil {
 		return code
 	}
