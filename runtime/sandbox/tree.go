@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +40,8 @@ type Tree struct {
 	Sources []*os.File
 	// ProcSelfFD is /proc/self/fd, which the pivoted tree does not have.
 	ProcSelfFD *os.File
+
+	namespace *os.File // of the recursive sources, see keep.go
 }
 
 // Enter builds both trees in the calling process's mount namespace, which must be its own, and pivots to the engines'
@@ -56,13 +59,8 @@ func Enter(rootfs string, steps []Step) (*Tree, error) {
 	if t.Root, err = cloneTree(rootfs, false); err != nil {
 		return nil, fmt.Errorf("rootfs: %w", err)
 	}
-	for i, s := range steps {
-		if s.Kind != Bind {
-			continue
-		}
-		if t.Sources[i], err = openSource(s); err != nil {
-			return nil, fmt.Errorf("mount source %q: %w", s.Source, err)
-		}
+	if err := t.openSources(rootfs, steps); err != nil {
+		return nil, err
 	}
 	if err := unix.Mount(rootfs, rootfs, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("rootfs %q: bind: %w", rootfs, err)
@@ -100,13 +98,23 @@ func cloneTree(path string, recursive bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openSource opens what a bind mount exports. A recursive one shows the mounts below it as they come and go; one that
+// openSources opens what the bind mounts export. A recursive one shows the mounts below it as they come and go; one that
 // is not must hide them, so it is a clone of its one mount.
-func openSource(s Step) (*os.File, error) {
-	if s.Recursive {
-		return openPath(s.Source, 0)
+func (t *Tree) openSources(rootfs string, steps []Step) (err error) {
+	if slices.ContainsFunc(steps, func(s Step) bool { return s.Kind == Bind && s.Recursive }) {
+		if t.Sources, t.namespace, err = keepSources(rootfs, steps); err != nil {
+			return err
+		}
 	}
-	return cloneTree(s.Source, false)
+	for i, s := range steps {
+		if s.Kind != Bind || s.Recursive {
+			continue
+		}
+		if t.Sources[i], err = cloneTree(s.Source, false); err != nil {
+			return fmt.Errorf("mount source %q: %w", s.Source, err)
+		}
+	}
+	return nil
 }
 
 // view is the engines' tree while it is being built; root is its root directory.
@@ -197,11 +205,16 @@ func (v *view) resolve(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// pivot makes the view the root of the namespace and drops the host's tree (pivot_root(2): pivot_root(".", ".")).
+// pivot makes the view the root of the namespace.
 func (v *view) pivot() error {
 	if err := unix.Fchdir(int(v.root.Fd())); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}
+	return pivotHere()
+}
+
+// pivotHere makes the working directory the root and drops the host's tree (pivot_root(2): pivot_root(".", ".")).
+func pivotHere() error {
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return os.NewSyscallError("pivot_root", err)
 	}

@@ -1,0 +1,206 @@
+package sandbox
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// enterEnv has this test binary enter a sandbox, in namespaces of its own, and answer questions about it.
+const enterEnv = "SANDBOX_TEST_ENTER"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(enterEnv); dir != "" {
+		answer(dir)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// look is what the sandboxed process sees at a path: below the descriptor of an export, or, with From -1, in the engines' view.
+type look struct {
+	From  int
+	Path  string
+	Names []string
+	Err   string
+}
+
+var steps = []Step{
+	{Kind: Proc, Target: "/proc"},
+	{Kind: Bind, Source: "volume", Target: "/recursive", Recursive: true},
+	{Kind: Bind, Source: "volume", Target: "/single"},
+	{Kind: Bind, Source: "volume/file", Target: "/etc/file", ReadOnly: true},
+	{Kind: Cover, Target: "/dev/shm"},
+}
+
+// answer enters the sandbox and then reads questions from stdin.
+func answer(dir string) {
+	mine := slices.Clone(steps)
+	for i := range mine {
+		mine[i].Source = filepath.Join(dir, mine[i].Source)
+	}
+	tree, err := Enter(filepath.Join(dir, "root"), mine)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("entered")
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		var l look
+		if in.Decode(&l) != nil {
+			return
+		}
+		at := unix.AT_FDCWD
+		switch {
+		case l.From == 0:
+			at = int(tree.Root.Fd())
+		case l.From > 0:
+			at = int(tree.Sources[l.From-1].Fd())
+		}
+		l.Names, l.Err = list(at, l.Path)
+		_ = out.Encode(l)
+	}
+}
+
+func list(at int, path string) ([]string, string) {
+	fd, err := unix.Openat(at, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err.Error()
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	names, err := f.Readdirnames(0)
+	if err != nil {
+		return nil, err.Error()
+	}
+	slices.Sort(names)
+	return names, ""
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "root") {
+		t.Fatal("root is required")
+	}
+	t.Skip("root is missing: mounts need it")
+}
+
+func mountTmpfs(t *testing.T, dir, file string) {
+	t.Helper()
+	check(t, os.MkdirAll(dir, 0o755))
+	check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	check(t, os.WriteFile(filepath.Join(dir, file), nil, 0o644))
+}
+
+// prepare makes a root file system and a volume, each with a file system mounted on it. The volume's mounts propagate, as those of a
+// host do that systemd has set up.
+func prepare(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{"root/proc", "root/etc", "volume/plain"} {
+		check(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+	}
+	volume := filepath.Join(dir, "volume")
+	check(t, unix.Mount(volume, volume, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(volume, unix.MNT_DETACH) })
+	check(t, unix.Mount("", volume, "", unix.MS_SHARED, ""))
+	check(t, os.WriteFile(filepath.Join(volume, "file"), nil, 0o644))
+	mountTmpfs(t, filepath.Join(dir, "root/mounted"), "hidden")
+	mountTmpfs(t, filepath.Join(volume, "early"), "early-file")
+	return dir
+}
+
+type inside struct {
+	t   *testing.T
+	in  *json.Encoder
+	out *json.Decoder
+}
+
+// enter starts the process in the sandbox.
+func enter(t *testing.T, dir string) *inside {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), enterEnv+"="+dir)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
+	in, err := cmd.StdinPipe()
+	check(t, err)
+	out, err := cmd.StdoutPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		in.Close()
+		_ = cmd.Wait()
+	})
+	r := bufio.NewReader(out)
+	if line, err := r.ReadString('\n'); line != "entered\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return &inside{t: t, in: json.NewEncoder(in), out: json.NewDecoder(io.Reader(r))}
+}
+
+// expect asks for the names at a path. from is 0 for the root file system's export, n for the source of step n-1, -1 for the view.
+func (s *inside) expect(from int, path string, want ...string) {
+	s.t.Helper()
+	check(s.t, s.in.Encode(look{From: from, Path: path}))
+	var l look
+	check(s.t, s.out.Decode(&l))
+	if l.Err != "" || !slices.Equal(l.Names, want) {
+		s.t.Errorf("%s from %d: %q %s, want %q", path, from, l.Names, l.Err, want)
+	}
+}
+
+const (
+	rootExport, recursive, single = 0, 2, 3
+	engines                       = -1
+)
+
+// TestTrees: what the guest gets and what engines see are two trees. Contract: E5.
+func TestTrees(t *testing.T) {
+	needRoot(t)
+	dir := prepare(t)
+	s := enter(t, dir)
+	s.expect(rootExport, "proc")
+	s.expect(rootExport, "mounted")
+	s.expect(rootExport, "dev/shm")
+	s.expect(rootExport, "recursive")
+	s.expect(recursive, ".", "early", "file", "plain")
+	s.expect(recursive, "early", "early-file")
+	s.expect(single, ".", "early", "file", "plain")
+	s.expect(single, "early")
+
+	s.expect(engines, "/mounted", "hidden")
+	s.expect(engines, "/recursive/early", "early-file")
+	s.expect(engines, "/single/early")
+	s.expect(engines, "/dev/shm")
+
+	mountTmpfs(t, filepath.Join(dir, "volume/late"), "late-file")
+	s.expect(recursive, "late", "late-file")
+	s.expect(single, "late")
+	check(t, unix.Unmount(filepath.Join(dir, "volume/late"), 0))
+	s.expect(recursive, "late")
+	check(t, unix.Unmount(filepath.Join(dir, "volume/early"), 0))
+	s.expect(recursive, "early")
+}
