@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHostChangesAreSeen: whatever the guest knew before, its next open or path walk sees the host's change.
+// TestHostChangesAreSeen: whatever the guest knew before, its next open or path walk sees the host's change. Contract: C1.
 func TestHostChangesAreSeen(t *testing.T) {
 	host, guest := mounted(t)
 	in := func(names ...string) string { return filepath.Join(append([]string{guest}, names...)...) }
@@ -98,6 +98,7 @@ func absent(t *testing.T, path string) {
 }
 
 // TestReadOfOpenFile: a file that is open shows what the host appended, and what it changed at another time than before.
+// Contract: C2.
 func TestReadOfOpenFile(t *testing.T) {
 	host, guest := mounted(t)
 	writeFile(t, filepath.Join(host, "f"), "first ")
@@ -128,7 +129,7 @@ func TestReadOfOpenFile(t *testing.T) {
 	}
 }
 
-// TestGuestWritesAreSeen: what a write of the guest's returned from, the host's next read sees.
+// TestGuestWritesAreSeen: what a write of the guest's returned from, the host's next read sees. Contract: C3.
 func TestGuestWritesAreSeen(t *testing.T) {
 	host, guest := mounted(t)
 	f, err := os.Create(filepath.Join(guest, "f"))
@@ -148,7 +149,7 @@ func TestGuestWritesAreSeen(t *testing.T) {
 	}
 }
 
-// TestNoWritebackCache: the guest is told to write through.
+// TestNoWritebackCache: the guest is told to write through. Contract: D1.
 func TestNoWritebackCache(t *testing.T) {
 	opts := newFS(t, t.TempDir()).Options()
 	for name, c := range map[string]uint64{
@@ -164,6 +165,7 @@ func TestNoWritebackCache(t *testing.T) {
 }
 
 // TestMapping: stores to a shared mapping reach the host with msync, munmap or fsync; a mapping made after the host's change shows it.
+// Contract: M1.
 func TestMapping(t *testing.T) {
 	host, guest := mounted(t)
 	path := filepath.Join(host, "f")
@@ -208,7 +210,7 @@ func TestMapping(t *testing.T) {
 	})
 }
 
-// TestDirectIO: O_DIRECT goes past the guest's cache; the host's serves it, so it needs no alignment of the host's.
+// TestDirectIO: O_DIRECT goes past the guest's cache; the host's serves it, so it needs no alignment of the host's. Contract: C6.
 func TestDirectIO(t *testing.T) {
 	host, guest := mounted(t)
 	writeFile(t, filepath.Join(host, "f"), strings.Repeat("a", 8192))
@@ -238,7 +240,7 @@ func TestDirectIO(t *testing.T) {
 	}
 }
 
-// TestCachePolicy: nothing may be cached unless the export says for how long.
+// TestCachePolicy: nothing may be cached unless the export says for how long. Contract: C4.
 func TestCachePolicy(t *testing.T) {
 	host := t.TempDir()
 	writeFile(t, filepath.Join(host, "f"), "")
@@ -268,7 +270,7 @@ func TestCachePolicy(t *testing.T) {
 	}
 }
 
-// TestTwoGuests: two VMs that share a directory see each other as they see the host.
+// TestTwoGuests: two VMs that share a directory see each other as they see the host. Contract: C5.
 func TestTwoGuests(t *testing.T) {
 	host, a := mounted(t)
 	b := filepath.Join(mount(t, newFS(t, host)), "c/0")
@@ -296,7 +298,7 @@ func TestTwoGuests(t *testing.T) {
 	check(t, unix.Flock(int(fb.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 }
 
-// TestInotify: a watch in the guest reports what the guest does, and is silent about the host.
+// TestInotify: a watch in the guest reports what the guest does, and is silent about the host. Contract: N1.
 func TestInotify(t *testing.T) {
 	host, guest := mounted(t)
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
@@ -312,5 +314,34 @@ func TestInotify(t *testing.T) {
 	name := string(bytes.TrimRight(buf[unix.SizeofInotifyEvent:n], "\x00"))
 	if name != "inside" {
 		t.Errorf("the first event is of %q", name)
+	}
+}
+
+// TestMappedPage: a page that a program has mapped stays as it was, until somebody in the guest looks at the file. Contract: M3.
+func TestMappedPage(t *testing.T) {
+	host, guest := mounted(t)
+	path := filepath.Join(host, "f")
+	writeFile(t, path, strings.Repeat("a", 4096))
+	f, err := os.Open(filepath.Join(guest, "f"))
+	check(t, err)
+	defer f.Close()
+	b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
+	check(t, err)
+	defer func() { check(t, unix.Munmap(b)) }()
+	if b[0] != 'a' {
+		t.Fatalf("mapped %q", b[0])
+	}
+	h, err := os.OpenFile(path, os.O_RDWR, 0)
+	check(t, err)
+	defer h.Close()
+	_, err = h.WriteAt([]byte(strings.Repeat("b", 4096)), 0)
+	check(t, err)
+	check(t, os.Chtimes(path, time.Now(), time.Now().Add(time.Hour)))
+	if b[0] != 'a' {
+		t.Errorf("the mapping shows %q at once: the contract can promise more", b[0])
+	}
+	stat(t, filepath.Join(guest, "f"))
+	if b[0] != 'b' {
+		t.Errorf("after a stat the mapping shows %q", b[0])
 	}
 }

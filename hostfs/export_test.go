@@ -43,7 +43,7 @@ func TestRootExport(t *testing.T) {
 	}
 }
 
-// TestExportNames: what cannot be exported is refused in words.
+// TestExportNames: what cannot be exported is refused in words. Contract: E3.
 func TestExportNames(t *testing.T) {
 	dir := t.TempDir()
 	file, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "fifo")
@@ -76,7 +76,7 @@ func TestExportNames(t *testing.T) {
 	}
 }
 
-// TestExportsComeAndGo while the guest uses them.
+// TestExportsComeAndGo while the guest uses them. Contract: E6.
 func TestExportsComeAndGo(t *testing.T) {
 	fs := newFS(t, t.TempDir())
 	guest := mount(t, fs)
@@ -112,7 +112,7 @@ func TestExportsComeAndGo(t *testing.T) {
 	}
 }
 
-// TestReadOnly: a read-only export refuses whatever changes something, also from a guest whose kernel does not.
+// TestReadOnly: a read-only export refuses whatever changes something, also from a guest whose kernel does not. Contract: E4.
 func TestReadOnly(t *testing.T) {
 	host := t.TempDir()
 	writeFile(t, filepath.Join(host, "f"), "text")
@@ -149,5 +149,58 @@ func TestReadOnly(t *testing.T) {
 	}
 	if got := readFile(t, filepath.Join(host, "f")); got != "text" || len(names(t, host)) != 1 {
 		t.Errorf("the host finds %q and %q", got, names(t, host))
+	}
+}
+
+// TestSyntheticTree: above the exports there are directories that nobody can change. Contract: E1.
+func TestSyntheticTree(t *testing.T) {
+	fs := newFS(t, t.TempDir())
+	check(t, fs.Add(exportOf(t, "c/1", t.TempDir())))
+	guest := mount(t, fs)
+	for dir, want := range map[string][]string{guest: {"c"}, filepath.Join(guest, "c"): {"0", "1"}} {
+		if got := names(t, dir); !slices.Equal(got, want) {
+			t.Errorf("%s holds %q", dir, got)
+		}
+		if st := stat(t, dir); st.Mode != unix.S_IFDIR|0o555 || st.Uid != 0 {
+			t.Errorf("%s: mode %o, owner %d", dir, st.Mode, st.Uid)
+		}
+		for what, err := range map[string]error{
+			"mkdir": unix.Mkdir(filepath.Join(dir, "new"), 0o755), "create": openClose(filepath.Join(dir, "new"), unix.O_CREAT|unix.O_RDWR, 0o644),
+			"link": unix.Symlink("x", filepath.Join(dir, "new")), "rmdir": unix.Rmdir(filepath.Join(dir, want[0])),
+			"rename": unix.Rename(filepath.Join(dir, want[0]), filepath.Join(dir, "new")), "chmod": unix.Chmod(dir, 0o777),
+			"xattr": unix.Setxattr(dir, "user.x", nil, 0), "tmpfile": openClose(dir, unix.O_TMPFILE|unix.O_RDWR, 0o644),
+		} {
+			if err == nil {
+				t.Errorf("%s in %s", what, dir)
+			}
+		}
+	}
+	if got := names(t, filepath.Join(guest, "c")); len(got) != 2 {
+		t.Errorf("c holds %q", got)
+	}
+}
+
+// TestBetweenExports: two exports are two file systems, also on one host file system and for a guest that knows better.
+// Contract: P1, P3, P5.
+func TestBetweenExports(t *testing.T) {
+	host := t.TempDir()
+	writeFile(t, filepath.Join(host, "0/f"), "text")
+	writeFile(t, filepath.Join(host, "1/g"), "other")
+	g := newGuest(t, filepath.Join(host, "0"))
+	check(t, g.Add(exportOf(t, "c/1", filepath.Join(host, "1"))))
+	a, b := g.top(), g.lookup(fuse.FUSE_ROOT_ID, "c", "1")
+	f, to := g.lookup(a, "f"), g.lookup(b, "g")
+	_, cp := g.CopyFileRange(nil, &fuse.CopyFileRangeIn{
+		InHeader: g.header(f), FhIn: g.open(f, unix.O_RDONLY), NodeIdOut: to, FhOut: g.open(to, unix.O_RDWR), Len: 4,
+	})
+	for what, code := range map[string]fuse.Status{
+		"rename":   g.Rename(nil, &fuse.RenameIn{InHeader: g.header(a), Newdir: b}, "f", "f"),
+		"exchange": g.Rename(nil, &fuse.RenameIn{InHeader: g.header(a), Newdir: b, Flags: unix.RENAME_EXCHANGE}, "f", "g"),
+		"link":     g.Link(nil, &fuse.LinkIn{InHeader: g.header(b), Oldnodeid: f}, "f", &fuse.EntryOut{}),
+		"copy":     cp,
+	} {
+		if code != fuse.EXDEV {
+			t.Errorf("%s: %v", what, code)
+		}
 	}
 }

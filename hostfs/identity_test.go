@@ -27,7 +27,7 @@ func mountTmpfs(t testing.TB, dir string) {
 	})
 }
 
-// TestInodeNumbers are the host's, the same however a file is reached, and stay when the guest forgets.
+// TestInodeNumbers are the host's, the same however a file is reached, and stay when the guest forgets. Contract: I1.
 func TestInodeNumbers(t *testing.T) {
 	host, guest := mounted(t)
 	writeFile(t, filepath.Join(host, "d/f"), "")
@@ -51,7 +51,7 @@ func TestInodeNumbers(t *testing.T) {
 }
 
 // TestSubmounts: each file system is a device of its own in the guest, so that equal inode numbers do not meet. A single file that was
-// mounted has a number of its own.
+// mounted has a number of its own. Contract: I2.
 func TestSubmounts(t *testing.T) {
 	needRoot(t)
 	host := t.TempDir()
@@ -102,7 +102,7 @@ func TestSubmounts(t *testing.T) {
 	}
 }
 
-// TestUnmountWaits: a mount below an export cannot be taken away while the guest remembers something of it.
+// TestUnmountWaits: a mount below an export cannot be taken away while the guest remembers something of it. Contract: E7.
 func TestUnmountWaits(t *testing.T) {
 	host := t.TempDir()
 	dir := filepath.Join(host, "m")
@@ -119,7 +119,7 @@ func TestUnmountWaits(t *testing.T) {
 	check(t, unix.Unmount(dir, 0))
 }
 
-// TestNodesFollowFiles, not names: the host may rename what the guest uses.
+// TestNodesFollowFiles, not names: the host may rename what the guest uses. Contract: I3.
 func TestNodesFollowFiles(t *testing.T) {
 	host, guest := mounted(t)
 	writeFile(t, filepath.Join(host, "d/f"), "old")
@@ -148,7 +148,7 @@ func TestNodesFollowFiles(t *testing.T) {
 	}
 }
 
-// TestUnlinkedFiles stay as long as they are open, in the guest and on the host.
+// TestUnlinkedFiles stay as long as they are open, in the guest and on the host. Contract: I5.
 func TestUnlinkedFiles(t *testing.T) {
 	host, guest := mounted(t)
 	for _, side := range []string{host, guest} {
@@ -177,7 +177,7 @@ func TestUnlinkedFiles(t *testing.T) {
 	}
 }
 
-// TestSpecialFiles are names on the host, and come to life in the guest alone.
+// TestSpecialFiles are names on the host, and come to life in the guest alone. Contract: S2.
 func TestSpecialFiles(t *testing.T) {
 	host, guest := mounted(t)
 	t.Run("FIFO", func(t *testing.T) {
@@ -234,6 +234,7 @@ func TestSpecialFiles(t *testing.T) {
 }
 
 // TestSpecialFilesAreNotOpened on the host, also for a guest that asks for it; and the server does not wait for a FIFO's other end.
+// Contract: S1.
 func TestSpecialFilesAreNotOpened(t *testing.T) {
 	needRoot(t)
 	host := t.TempDir()
@@ -267,7 +268,7 @@ func TestSpecialFilesAreNotOpened(t *testing.T) {
 	}
 }
 
-// TestParkedNodes: a guest may remember more files than this process may have descriptors.
+// TestParkedNodes: a guest may remember more files than this process may have descriptors. Contract: I4, R2.
 func TestParkedNodes(t *testing.T) {
 	host := t.TempDir()
 	const files, limit = 1000, 100
@@ -308,7 +309,7 @@ func (g *guest) park(node uint64) {
 }
 
 // TestParkedNodeIsNoOther: a parked node whose name or number went to another file is stale, and never that file. It matters most
-// where the other file is a device.
+// where the other file is a device. Contract: I4.
 func TestParkedNodeIsNoOther(t *testing.T) {
 	needRoot(t)
 	for _, other := range []struct {

@@ -187,3 +187,30 @@ func TestOFDLocks(t *testing.T) {
 		}
 	}
 }
+
+// TestDeadlock: two owners who wait for each other wait until a signal ends it. Contract: L7.
+func TestDeadlock(t *testing.T) {
+	g, node, fh := locked(t)
+	var done [2]chan fuse.Status
+	cancel := make(chan struct{})
+	for i := range done {
+		if code := g.setLock(node, fh, uint64(i), unix.F_WRLCK, uint64(10*i), uint64(10*i+9)); code != fuse.OK {
+			t.Fatal(code)
+		}
+	}
+	for i := range done {
+		done[i] = make(chan fuse.Status, 1)
+		start := uint64(10 - 10*i)
+		go func() { done[i] <- g.SetLkw(cancel, lockIn(node, fh, uint64(i), unix.F_WRLCK, start, start+9)) }()
+	}
+	time.Sleep(100 * time.Millisecond)
+	if len(done[0])+len(done[1]) > 0 {
+		t.Error("a wait has ended")
+	}
+	close(cancel)
+	for i := range done {
+		if code := <-done[i]; code != fuse.EINTR {
+			t.Errorf("owner %d: %v", i, code)
+		}
+	}
+}

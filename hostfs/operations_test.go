@@ -289,3 +289,17 @@ func TestStatFS(t *testing.T) {
 		t.Errorf("in the guest %+v, on the host %+v", in, out)
 	}
 }
+
+// TestIoctl: none reaches a file. Contract: N2.
+func TestIoctl(t *testing.T) {
+	_, guest := mounted(t)
+	f, err := os.Create(filepath.Join(guest, "f"))
+	check(t, err)
+	defer f.Close()
+	if _, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err != unix.ENOTTY {
+		t.Errorf("FS_IOC_GETFLAGS: %v", err)
+	}
+	if err := unix.IoctlFileClone(int(f.Fd()), int(f.Fd())); err != unix.ENOTTY && err != unix.EOPNOTSUPP {
+		t.Errorf("FICLONE: %v", err)
+	}
+}

@@ -179,6 +179,17 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// TestNoWindow: the device has no shared memory region, in which a DAX window would lie (virtio 1.2 §5.11.6.6). Contract: M2.
+func TestNoWindow(t *testing.T) {
+	g := newGuest(t)
+	for id := range uint32(3) {
+		g.Write32(virtio.RegSHMSel, id)
+		if low, high := g.Read32(virtio.RegSHMLenLow), g.Read32(virtio.RegSHMLenHigh); low&high != ^uint32(0) {
+			t.Errorf("region %d has %#x%08x bytes", id, high, low)
+		}
+	}
+}
+
 func TestFiles(t *testing.T) {
 	g := newGuest(t)
 	errno, out := g.do(144, opLookup, 1, "b")
@@ -302,7 +313,7 @@ func TestXAttrs(t *testing.T) {
 }
 
 // TestRefused sends what a driver should not. None of it may reach the server, or the standard logger, on which go-fuse
-// complains.
+// complains. Contract: E2, R4.
 func TestRefused(t *testing.T) {
 	var std bytes.Buffer
 	log.SetOutput(&std)

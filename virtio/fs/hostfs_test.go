@@ -54,7 +54,7 @@ func newHostFS(t testing.TB) (*hostfs.FS, string) {
 	return fs, dir
 }
 
-// TestHostFS goes through the device to files of the host.
+// TestHostFS goes through the device to files of the host. Contract: L3, L5.
 func TestHostFS(t *testing.T) {
 	needRoot(t)
 	fs, dir := newHostFS(t)
@@ -128,7 +128,7 @@ func TestHostFS(t *testing.T) {
 	}
 }
 
-// TestHostFSReset: what a guest held ends with its session, by a reset or by DESTROY, whatever was under way.
+// TestHostFSReset: what a guest held ends with its session, by a reset or by DESTROY, whatever was under way. Contract: R5.
 func TestHostFSReset(t *testing.T) {
 	needRoot(t)
 	fs, dir := newHostFS(t)

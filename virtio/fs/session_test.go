@@ -44,7 +44,7 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestLockWaiter: a lock waiter on a queue does not keep the holder from unlocking through the same queue.
+// TestLockWaiter: a lock waiter on a queue does not keep the holder from unlocking through the same queue. Contract: L5.
 func TestLockWaiter(t *testing.T) {
 	g := newGuest(t)
 	errno, _ := g.do(16, 32, 2, lockArgs(1, 1)...)
@@ -60,7 +60,7 @@ func TestLockWaiter(t *testing.T) {
 	g.expect("SETLKW", 0, errno)
 }
 
-// TestManyWaiters: as many waits as the queue has places but one, and the queue still moves.
+// TestManyWaiters: as many waits as the queue has places but one, and the queue still moves. Contract: L5.
 func TestManyWaiters(t *testing.T) {
 	g := newGuest(t)
 	g.do(16, 32, 2, lockArgs(1, 1)...)
@@ -76,7 +76,7 @@ func TestManyWaiters(t *testing.T) {
 	}
 }
 
-// TestSlowWorkers: requests that hang in the host's kernel do not stop those behind them, however many they are.
+// TestSlowWorkers: requests that hang in the host's kernel do not stop those behind them, however many they are. Contract: L5.
 func TestSlowWorkers(t *testing.T) {
 	g := newGuest(t)
 	var syncs []*virtiotest.Request
@@ -98,6 +98,7 @@ func TestSlowWorkers(t *testing.T) {
 	}
 }
 
+// Contract: L3.
 func TestInterrupt(t *testing.T) {
 	for queue := range 2 { // hiprio and request queue
 		g := newGuest(t)
@@ -135,7 +136,7 @@ func TestSameUnique(t *testing.T) {
 	g.expect("the first", 0, errno)
 }
 
-// TestReset: a reset ends waits, nothing touches guest memory after it, and everything works again.
+// TestReset: a reset ends waits, nothing touches guest memory after it, and everything works again. Contract: L6.
 func TestReset(t *testing.T) {
 	g := newGuest(t)
 	for range 20 {
