@@ -9,6 +9,8 @@ import (
 
 // Annotations of our own, for what the runtime-spec has no field for.
 const (
+	annotationPrefix = "io.govmm."
+
 	AnnotationMemory = "io.govmm.memory" // guest RAM in bytes, or with a suffix K, M or G
 	AnnotationCPUs   = "io.govmm.cpus"   // number of virtual CPUs
 )
@@ -31,7 +33,7 @@ func Features() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
-		PotentiallyUnsafeConfigAnnotations: []string{"io.govmm."},
+		PotentiallyUnsafeConfigAnnotations: []string{annotationPrefix},
 	}
 }
 

@@ -13,7 +13,7 @@ type decision int
 
 const (
 	refused   decision = iota // named in an error; also the fate of a field that no entry names
-	carried                   // carried out, wholly, with all that is below it
+	carried                   // carried out, wholly, with all that is below it that has no entry of its own
 	ignored                   // has no effect, on purpose
 	described                 // decided field by field below it
 )
@@ -30,6 +30,8 @@ var fields = map[string]decision{
 	"mounts.uidMappings": refused,
 	"mounts.gidMappings": refused,
 
+	"hooks": described, // each list of hooks is refused by its own name
+
 	"process":                 described,
 	"process.terminal":        carried,
 	"process.consoleSize":     carried,
@@ -41,6 +43,7 @@ var fields = map[string]decision{
 	"process.rlimits":         carried,
 	"process.noNewPrivileges": carried,
 	"process.oomScoreAdj":     carried,
+	"process.user.username":   refused, // Windows'
 
 	"linux":                   described,
 	"linux.sysctl":            carried,
@@ -56,6 +59,7 @@ var fields = map[string]decision{
 	"linux.resources.memory":             described,
 	"linux.resources.memory.limit":       carried,
 	"linux.resources.memory.reservation": carried,
+	"linux.resources.memory.swap":        carried,
 	"linux.resources.pids":               carried,
 	"linux.resources.cpu":                described,
 	"linux.resources.cpu.shares":         carried,
@@ -64,18 +68,19 @@ var fields = map[string]decision{
 	"linux.resources.cpu.cpus":           carried,
 	"linux.resources.cpu.mems":           carried,
 
-	"vm":                   described,
-	"vm.kernel":            carried,
-	"vm.hwConfig":          described,
-	"vm.hwconfig":          described,
-	"vm.hwconfig.vcpus":    carried,
-	"vm.hwconfig.memory":   carried,
-	"vm.hypervisor":        refused,
-	"vm.image":             refused,
-	"vm.hypervisor.path":   refused,
-	"vm.hwConfig.vcpus":    carried,
-	"vm.hwConfig.memory":   carried,
-	"process.selinuxLabel": refused,
+	"vm":                 described,
+	"vm.kernel":          carried,
+	"vm.hwconfig":        described, // the name that specs-go gives it
+	"vm.hwconfig.vcpus":  carried,
+	"vm.hwconfig.memory": carried,
+}
+
+// zeroMeans are the optional numbers whose 0 asks for something; that of all others asks for nothing.
+var zeroMeans = map[string]bool{
+	"process.oomScoreAdj":               true,
+	"linux.resources.memory.swappiness": true,
+	"vm.hwconfig.vcpus":                 true,
+	"vm.hwconfig.memory":                true,
 }
 
 // checkFields refuses the first field that has a value and is not carried out or ignored on purpose.
@@ -91,26 +96,70 @@ func checkProcessFields(p *specs.Process) error {
 func checkValue(path string, v reflect.Value) error {
 	t := v.Type()
 	for i := range t.NumField() {
-		f := v.Field(i)
-		if f.IsZero() || f.Kind() == reflect.Slice && f.Len() == 0 || f.Kind() == reflect.Map && f.Len() == 0 {
-			continue
-		}
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
 		if path != "" {
 			name = path + "." + name
 		}
-		switch fields[name] {
-		case refused:
-			return fmt.Errorf("config field %s is not supported yet", name)
-		case described:
-			if f.Kind() == reflect.Pointer {
-				f = f.Elem()
+		f := v.Field(i)
+		if asksNothing(name, f) {
+			continue
+		}
+		if f.Kind() == reflect.Pointer {
+			f = f.Elem()
+		}
+		if err := checkField(name, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkField(name string, f reflect.Value) error {
+	switch fields[name] {
+	case refused:
+		return fmt.Errorf("config field %s is not supported yet", name)
+	case described:
+		return checkValue(name, f)
+	case carried:
+		return checkBelow(name, f)
+	}
+	return nil
+}
+
+// asksNothing says whether a field is as good as left out: engines write many of them, such as "hooks": {} and
+// "blockIO": {"weight": 0}.
+func asksNothing(name string, f reflect.Value) bool {
+	switch f.Kind() {
+	case reflect.Pointer:
+		if f.IsNil() {
+			return true
+		}
+		if f.Elem().Kind() == reflect.Struct {
+			return asksNothing(name, f.Elem())
+		}
+		return f.Elem().IsZero() && !zeroMeans[name]
+	case reflect.Struct:
+		for i := range f.NumField() {
+			field, _, _ := strings.Cut(f.Type().Field(i).Tag.Get("json"), ",")
+			if !asksNothing(name+"."+field, f.Field(i)) {
+				return false
 			}
-			if err := checkValue(name, f); err != nil {
-				return err
-			}
-		case carried:
-			if err := checkElements(name, f); err != nil {
+		}
+		return true
+	case reflect.Slice, reflect.Map:
+		return f.Len() == 0
+	}
+	return f.IsZero()
+}
+
+// checkBelow looks for refused fields in a struct, or in the elements of a list, that is carried out otherwise.
+func checkBelow(name string, f reflect.Value) error {
+	switch {
+	case f.Kind() == reflect.Struct:
+		return checkRefused(name, name, f)
+	case f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.Struct:
+		for i := range f.Len() {
+			if err := checkRefused(name, fmt.Sprintf("%s[%d]", name, i), f.Index(i)); err != nil {
 				return err
 			}
 		}
@@ -118,21 +167,12 @@ func checkValue(path string, v reflect.Value) error {
 	return nil
 }
 
-// checkElements looks for refused fields in the elements of a list that is carried out.
-func checkElements(name string, f reflect.Value) error {
-	if f.Kind() != reflect.Slice || f.Type().Elem().Kind() != reflect.Struct {
-		return nil
-	}
-	t := f.Type().Elem()
-	for i := range t.NumField() {
-		field, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		if d, known := fields[name+"."+field]; !known || d != refused {
-			continue
-		}
-		for j := range f.Len() {
-			if !f.Index(j).Field(i).IsZero() {
-				return fmt.Errorf("config field %s[%d].%s is not supported yet", name, j, field)
-			}
+func checkRefused(name, shown string, v reflect.Value) error {
+	for i := range v.NumField() {
+		field, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		d, known := fields[name+"."+field]
+		if known && d == refused && !asksNothing(name+"."+field, v.Field(i)) {
+			return fmt.Errorf("config field %s.%s is not supported yet", shown, field)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -68,7 +69,7 @@ func guestResources(r *specs.LinuxResources) agent.Resources {
 		return out
 	}
 	if r.Memory != nil {
-		out.MemoryMax, out.MemoryLow = value(r.Memory.Limit), value(r.Memory.Reservation)
+		out.MemoryMax, out.MemorySwap, out.MemoryLow = value(r.Memory.Limit), value(r.Memory.Swap), value(r.Memory.Reservation)
 	}
 	if r.Pids != nil {
 		out.PidsMax = value(r.Pids.Limit)
@@ -122,15 +123,37 @@ var capabilityNames = strings.Fields(`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER 
 	SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE
 	AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE`)
 
-// capabilitySet turns names into bits. Names that the guest's kernel does not know are left out, as runc does.
+// capabilitySet turns names into bits; UnknownCapabilities tells which are left out.
 func capabilitySet(names []string) uint64 {
 	var set uint64
 	for _, name := range names {
-		for i, known := range capabilityNames {
-			if strings.EqualFold(strings.TrimPrefix(name, "CAP_"), known) {
-				set |= 1 << i
-			}
+		if n := capabilityNumber(name); n >= 0 {
+			set |= 1 << n
 		}
 	}
 	return set
+}
+
+func capabilityNumber(name string) int {
+	return slices.IndexFunc(capabilityNames, func(known string) bool {
+		return strings.EqualFold(strings.TrimPrefix(name, "CAP_"), known)
+	})
+}
+
+// UnknownCapabilities returns the names that no capability has. They have no effect, as under runc: engines ask for
+// those of later kernels too.
+func UnknownCapabilities(p *specs.Process) []string {
+	if p.Capabilities == nil {
+		return nil
+	}
+	c := p.Capabilities
+	var out []string
+	for _, set := range [][]string{c.Bounding, c.Effective, c.Inheritable, c.Permitted, c.Ambient} {
+		for _, name := range set {
+			if capabilityNumber(name) < 0 && !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
 }

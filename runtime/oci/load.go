@@ -34,6 +34,16 @@ func Load(dir string) (*specs.Spec, error) {
 	if spec.Root == nil || spec.Root.Path == "" {
 		return nil, errors.New("config.json: root.path is missing: name the root file system's directory")
 	}
+	makeAbsolute(&spec, dir)
+	if err := Validate(&spec); err != nil {
+		return nil, err
+	}
+	return &spec, nil
+}
+
+// makeAbsolute resolves what a config may say relative to its bundle; a mount's destination is relative to the
+// container's root (runtime-spec, config.md: mounts, before 1.1).
+func makeAbsolute(spec *specs.Spec, dir string) {
 	if !filepath.IsAbs(spec.Root.Path) {
 		spec.Root.Path = filepath.Join(dir, spec.Root.Path)
 	}
@@ -42,11 +52,10 @@ func Load(dir string) (*specs.Spec, error) {
 		if isBind(*m) && !filepath.IsAbs(m.Source) {
 			m.Source = filepath.Join(dir, m.Source)
 		}
+		if m.Destination != "" {
+			m.Destination = filepath.Join("/", m.Destination)
+		}
 	}
-	if err := Validate(&spec); err != nil {
-		return nil, err
-	}
-	return &spec, nil
 }
 
 // describe adds the place of the mistake to a JSON error.
@@ -76,19 +85,27 @@ func Validate(spec *specs.Spec) error {
 	if err := checkMounts(spec.Mounts); err != nil {
 		return err
 	}
-	return checkLinux(spec.Linux)
+	if len(spec.Hostname) > maxHostname {
+		return fmt.Errorf("hostname %q is longer than %d bytes", spec.Hostname, maxHostname)
+	}
+	if err := checkLinux(spec.Linux); err != nil {
+		return err
+	}
+	return checkVM(spec)
 }
+
+// maxHostname is what sethostname(2) takes (__NEW_UTS_LEN).
+const maxHostname = 64
 
 func checkRoot(path string) error {
 	st, err := os.Stat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	if err != nil {
 		return fmt.Errorf("invalid rootfs: %w", err)
-	case err != nil:
-		return err
-	case !st.IsDir():
+	}
+	if !st.IsDir() {
 		return fmt.Errorf("invalid rootfs: %s is not a directory", path)
-	case path == "/":
+	}
+	if host, err := os.Stat("/"); err == nil && os.SameFile(st, host) {
 		return errors.New("invalid rootfs: the host's own root cannot be a container's")
 	}
 	return nil
@@ -106,8 +123,22 @@ func checkProcess(p *specs.Process) error {
 	case !filepath.IsAbs(p.Cwd):
 		return errors.New("Cwd must be an absolute path")
 	}
+	for _, list := range [][]string{p.Args, p.Env} {
+		for _, v := range list {
+			if strings.IndexByte(v, 0) >= 0 {
+				return fmt.Errorf("process: %q holds a NUL byte", v)
+			}
+		}
+	}
+	if a := p.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {
+		return fmt.Errorf("process.oomScoreAdj: %d is not between -1000 and 1000", *a)
+	}
+	return checkRlimits(p.Rlimits)
+}
+
+func checkRlimits(list []specs.POSIXRlimit) error {
 	seen := map[string]bool{}
-	for _, r := range p.Rlimits {
+	for _, r := range list {
 		if _, ok := rlimits[r.Type]; !ok {
 			return fmt.Errorf("invalid rlimit type: %s", r.Type)
 		}
@@ -115,10 +146,8 @@ func checkProcess(p *specs.Process) error {
 			return fmt.Errorf("rlimit %s is given twice", r.Type)
 		}
 		seen[r.Type] = true
-	}
-	for _, e := range p.Env {
-		if strings.IndexByte(e, 0) >= 0 {
-			return fmt.Errorf("environment variable %q holds a NUL byte", e)
+		if r.Soft > r.Hard {
+			return fmt.Errorf("rlimit %s: the soft limit %d is above the hard limit %d", r.Type, r.Soft, r.Hard)
 		}
 	}
 	return nil
@@ -145,8 +174,25 @@ func checkLinux(l *specs.Linux) error {
 	if l == nil {
 		return errors.New("config.json: linux section is missing: the container's namespaces stand there")
 	}
+	if err := checkNamespaces(l.Namespaces); err != nil {
+		return err
+	}
+	for key := range l.Sysctl {
+		if key == "" || key[0] == '/' || key[0] == '.' || strings.Contains(key, "..") || strings.IndexByte(key, 0) >= 0 {
+			return fmt.Errorf("linux.sysctl: invalid key %q", key)
+		}
+	}
+	switch l.RootfsPropagation {
+	case "", "private", "rprivate", "slave", "rslave":
+	default:
+		return fmt.Errorf("linux.rootfsPropagation: %q cannot cross the boundary of a VM: use private", l.RootfsPropagation)
+	}
+	return checkResources(l.Resources)
+}
+
+func checkNamespaces(list []specs.LinuxNamespace) error {
 	have := map[specs.LinuxNamespaceType]bool{}
-	for _, ns := range l.Namespaces {
+	for _, ns := range list {
 		if have[ns.Type] {
 			return fmt.Errorf("malformed spec file: duplicated ns %q", ns.Type)
 		}
@@ -168,16 +214,6 @@ func checkLinux(l *specs.Linux) error {
 		if !have[need] {
 			return fmt.Errorf("linux.namespaces: no %s namespace: a micro-VM cannot share the host's; add {\"type\": %q}", need, need)
 		}
-	}
-	for key := range l.Sysctl {
-		if strings.Contains(key, "..") {
-			return fmt.Errorf("linux.sysctl: invalid key %q", key)
-		}
-	}
-	switch l.RootfsPropagation {
-	case "", "private", "rprivate", "slave", "rslave":
-	default:
-		return fmt.Errorf("linux.rootfsPropagation: %q cannot cross the boundary of a VM: use private", l.RootfsPropagation)
 	}
 	return nil
 }

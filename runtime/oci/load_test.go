@@ -2,8 +2,10 @@ package oci
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -43,6 +45,91 @@ func TestExampleLoads(t *testing.T) {
 	}
 }
 
+func ptr(n int64) *int64 { return &n }
+
+// TestLoadAcceptsNothing has what engines write where they ask for nothing.
+func TestLoadAcceptsNothing(t *testing.T) {
+	dir := bundle(t, func(s *specs.Spec) {
+		no, zero16 := false, uint16(0)
+		s.Hooks = &specs.Hooks{Poststop: []specs.Hook{}}
+		s.Linux.Resources.BlockIO = &specs.LinuxBlockIO{Weight: &zero16}
+		s.Linux.Resources.Memory = &specs.LinuxMemory{DisableOOMKiller: &no, KernelTCP: ptr(0), Limit: ptr(-1), Swap: ptr(-1)}
+		s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: ptr(0), Shares: new(uint64)}
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{}
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{}
+		s.Annotations = map[string]string{"org.example": "x"}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "x/../y", Type: "tmpfs"})
+	})
+	path := filepath.Join(dir, ConfigFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// runtime-spec, config.md: extensibility: an unknown property is no error.
+	b = append([]byte(`{"someday": {"deep": 1},`), b[1:]...)
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := spec.Mounts[len(spec.Mounts)-1].Destination; got != "/y" {
+		t.Errorf("a relative destination became %q", got)
+	}
+}
+
+func TestExecRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		p    *specs.Process
+		want string
+	}{
+		{nil, "process property must not be empty"},
+		{&specs.Process{Cwd: "/"}, "process args cannot be empty"},
+		{&specs.Process{Args: []string{"x"}, Cwd: "tmp"}, "Cwd must be an absolute path"},
+		{&specs.Process{Args: []string{"x"}, Cwd: "/", ApparmorProfile: "p"}, "config field process.apparmorProfile is not supported yet"},
+	} {
+		if err := ValidateProcess(tt.p); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("error %v, want one with %q", err, tt.want)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	host := runtime.NumCPU()
+	for _, tt := range []struct {
+		cpu    specs.LinuxCPU
+		limit  int64
+		cpus   int
+		memory uint64
+	}{
+		{specs.LinuxCPU{}, 0, min(host, maxCPUs), DefaultMemory},
+		{specs.LinuxCPU{Quota: ptr(50000)}, 15 << 20, 1, 15<<20 + guestOverhead + 1<<20}, // to whole huge pages
+		{specs.LinuxCPU{Quota: ptr(100001)}, -1, min(2, host), DefaultMemory},
+		{specs.LinuxCPU{Quota: ptr(math.MaxInt64)}, 1 << 30, min(host, maxCPUs), 1<<30 + guestOverhead},
+		{specs.LinuxCPU{Cpus: "0"}, 0, 1, DefaultMemory},
+		{specs.LinuxCPU{Cpus: "0-1,1"}, 0, min(2, host), DefaultMemory},
+	} {
+		spec := Example()
+		spec.Linux.Resources = &specs.LinuxResources{CPU: &tt.cpu, Memory: &specs.LinuxMemory{Limit: &tt.limit}}
+		cpus, err := CPUs(spec)
+		memory, err2 := Memory(spec)
+		if err != nil || err2 != nil || cpus != tt.cpus || memory != tt.memory {
+			t.Errorf("%+v: %d CPUs, %v; %d bytes, %v; want %d and %d", tt.cpu, cpus, err, memory, err2, tt.cpus, tt.memory)
+		}
+	}
+}
+
+func TestUnknownCapabilities(t *testing.T) {
+	p := &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_LUCK"}, Effective: []string{"CAP_LUCK"}}}
+	if got := UnknownCapabilities(p); len(got) != 1 || got[0] != "CAP_LUCK" {
+		t.Errorf("unknown: %q", got)
+	}
+	if capabilitySet(p.Capabilities.Bounding) != 1<<5 {
+		t.Errorf("set %#x, want that of CAP_KILL alone", capabilitySet(p.Capabilities.Bounding))
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	limit := int64(1)
 	for _, tt := range []struct {
@@ -58,13 +145,78 @@ func TestLoadRefuses(t *testing.T) {
 		{"root that is not there", func(s *specs.Spec) { s.Root.Path = "nope" }, "invalid rootfs"},
 		{"host root", func(s *specs.Spec) { s.Root.Path = "/" }, "host's own root"},
 		{"seccomp", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow} }, "config field linux.seccomp is not supported yet"},
-		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true"}}} }, "config field hooks is not supported yet"},
+		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true"}}} }, "config field hooks.poststop is not supported yet"},
 		{"deep field", func(s *specs.Spec) {
 			s.Linux.Resources.Memory = &specs.LinuxMemory{KernelTCP: &limit}
 		}, "config field linux.resources.memory.kernelTCP is not supported yet"},
 		{"field of a list", func(s *specs.Spec) {
 			s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
 		}, "config field mounts[0].uidMappings is not supported yet"},
+		{"map", func(s *specs.Spec) {
+			s.Linux.Resources.Unified = map[string]string{"memory.high": "1"}
+		}, "config field linux.resources.unified is not supported yet"},
+		{"list", func(s *specs.Spec) {
+			s.Linux.Resources.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB"}}
+		}, "config field linux.resources.hugepageLimits is not supported yet"},
+		{"number that means something at 0", func(s *specs.Spec) {
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Swappiness: new(uint64)}
+		}, "config field linux.resources.memory.swappiness is not supported yet"},
+		{"device", func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x"}} }, "config field linux.devices is not supported yet"},
+		{"network device", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}}
+		}, "config field linux.netDevices is not supported yet"},
+		{"resctrl", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"} }, "config field linux.intelRdt is not supported yet"},
+		{"time offsets", func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
+		}, "config field linux.timeOffsets is not supported yet"},
+		{"user maps", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "config field linux.uidMappings is not supported yet"},
+		{"AppArmor", func(s *specs.Spec) { s.Process.ApparmorProfile = "p" }, "config field process.apparmorProfile is not supported yet"},
+		{"SELinux", func(s *specs.Spec) { s.Process.SelinuxLabel = "l" }, "config field process.selinuxLabel is not supported yet"},
+		{"mount label", func(s *specs.Spec) { s.Linux.MountLabel = "l" }, "config field linux.mountLabel is not supported yet"},
+		{"scheduler", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch} }, "config field process.scheduler is not supported yet"},
+		{"I/O priority", func(s *specs.Spec) {
+			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE}
+		}, "config field process.ioPriority is not supported yet"},
+		{"CPU affinity of execs", func(s *specs.Spec) {
+			s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"}
+		}, "config field process.execCPUAffinity is not supported yet"},
+		{"user's name", func(s *specs.Spec) { s.Process.User.Username = "u" }, "config field process.user.username is not supported yet"},
+		{"Windows", func(s *specs.Spec) { s.Windows = &specs.Windows{LayerFolders: []string{"x"}} }, "config field windows is not supported yet"},
+		{"hypervisor", func(s *specs.Spec) { s.VM = &specs.VM{Hypervisor: specs.VMHypervisor{Path: "/x"}} }, "config field vm.hypervisor is not supported yet"},
+		{"guest image", func(s *specs.Spec) { s.VM = &specs.VM{Image: specs.VMImage{Path: "/x"}} }, "config field vm.image is not supported yet"},
+		{"relative kernel", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{Path: "k"}} }, `vm.kernel.path: "k" is not an absolute path`},
+		{"missing initrd", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{InitRD: "/nope"}} }, "vm.kernel.initrd: stat /nope: no such file"},
+		{"annotation of ours", func(s *specs.Spec) { s.Annotations = map[string]string{"io.govmm.cpu": "1"} }, "annotation io.govmm.cpu is unknown"},
+		{"no CPUs", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationCPUs: "0"} }, `io.govmm.cpus: "0" is not a number between 1 and`},
+		{"0 CPUs in vm", func(s *specs.Spec) { s.VM = &specs.VM{HwConfig: &specs.HWConfig{VCPUs: new(uint32)}} }, "vm.hwConfig.vcpus: 0 is not between 1 and"},
+		{"memory too small", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationMemory: "1M"} }, "is too small: at least 64 MiB"},
+		{"memory no number", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationMemory: "-1"} }, `"-1" is not a size`},
+		{"negative limit", func(s *specs.Spec) {
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(-2)}
+		}, "linux.resources.memory.limit: -2 is not a size"},
+		{"swap below memory", func(s *specs.Spec) {
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(2 << 20), Swap: ptr(1 << 20)}
+		}, "memory+swap limit 1048576 should be >= memory limit 2097152"},
+		{"negative processes", func(s *specs.Spec) { s.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(-9)} }, "linux.resources.pids.limit: -9"},
+		{"negative quota", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: ptr(-5)} }, "linux.resources.cpu.quota: -5"},
+		{"CPU list", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "1-"} }, `linux.resources.cpu.cpus: "1-" is not a list such as 0-2,7`},
+		{"node list", func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Mems: "a"} }, `linux.resources.cpu.mems: "a" is not a list`},
+		{"climbing sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/../../x": "1"} }, `linux.sysctl: invalid key "net/../../x"`},
+		{"absolute sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"/etc/passwd": "1"} }, `linux.sysctl: invalid key "/etc/passwd"`},
+		{"long host name", func(s *specs.Spec) { s.Hostname = strings.Repeat("h", 65) }, "is longer than 64 bytes"},
+		{"NUL in args", func(s *specs.Spec) { s.Process.Args = []string{"a\x00b"} }, "holds a NUL byte"},
+		{"empty program", func(s *specs.Spec) { s.Process.Args = []string{""} }, "process args cannot be empty"},
+		{"no cwd", func(s *specs.Spec) { s.Process.Cwd = "" }, "Cwd property must not be empty"},
+		{"rlimit twice", func(s *specs.Spec) {
+			s.Process.Rlimits = append(s.Process.Rlimits, s.Process.Rlimits[0])
+		}, "rlimit RLIMIT_NOFILE is given twice"},
+		{"rlimit upside down", func(s *specs.Spec) { s.Process.Rlimits[0].Hard = 5 }, "rlimit RLIMIT_NOFILE: the soft limit 1024 is above the hard limit 5"},
+		{"oomScoreAdj", func(s *specs.Spec) { n := 1001; s.Process.OOMScoreAdj = &n }, "process.oomScoreAdj: 1001 is not between"},
+		{"joining a namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" }, "joining the pid namespace /proc/1/ns/pid is not supported yet"},
+		{"no linux section", func(s *specs.Spec) { s.Linux = nil }, "linux section is missing"},
+		{"mount without destination", func(s *specs.Spec) { s.Mounts[0].Destination = "" }, "a mount has no destination"},
+		{"host root by another name", func(s *specs.Spec) { s.Root.Path = "/./" }, "host's own root"},
+		{"root that is a file", func(s *specs.Spec) { s.Root.Path = "config.json" }, "config.json is not a directory"},
 		{"user namespace", func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		}, "user namespace is not supported yet"},

@@ -84,10 +84,14 @@ func CPUs(spec *specs.Spec) (int, error) {
 	}
 	if r := spec.Linux.Resources; r != nil && r.CPU != nil {
 		if n := quotaCPUs(r.CPU); n > 0 {
-			return min(n, host), nil
+			return int(min(n, uint64(host), maxCPUs)), nil
 		}
 		if r.CPU.Cpus != "" {
-			return cpusetSize(r.CPU.Cpus)
+			n, err := listSize(r.CPU.Cpus)
+			if err != nil {
+				return 0, fmt.Errorf("linux.resources.cpu.cpus: %w", err)
+			}
+			return min(n, host, maxCPUs), nil
 		}
 	}
 	return min(host, maxCPUs), nil
@@ -95,7 +99,7 @@ func CPUs(spec *specs.Spec) (int, error) {
 
 const maxCPUs = 64 // what the guest kernel is built for
 
-func quotaCPUs(c *specs.LinuxCPU) int {
+func quotaCPUs(c *specs.LinuxCPU) uint64 {
 	if c.Quota == nil || *c.Quota <= 0 {
 		return 0
 	}
@@ -103,25 +107,27 @@ func quotaCPUs(c *specs.LinuxCPU) int {
 	if c.Period != nil && *c.Period > 0 {
 		period = *c.Period
 	}
-	return int((uint64(*c.Quota) + period - 1) / period)
+	return (uint64(*c.Quota)-1)/period + 1
 }
 
-// cpusetSize counts the CPUs of a list such as "0-2,7".
-func cpusetSize(list string) (int, error) {
-	n := 0
+// listSize counts the members of a list such as "0-2,7", the form of cpuset(7).
+func listSize(list string) (int, error) {
+	seen := map[int]bool{}
 	for _, part := range strings.Split(strings.TrimSpace(list), ",") {
 		lo, hi, isRange := strings.Cut(part, "-")
-		a, err := strconv.Atoi(lo)
-		b := a
-		if err == nil && isRange {
-			b, err = strconv.Atoi(hi)
+		if !isRange {
+			hi = lo
 		}
-		if err != nil || a < 0 || b < a || b > 1<<16 {
-			return 0, fmt.Errorf("linux.resources.cpu.cpus: %q is not a list of CPUs", list)
+		a, err := strconv.ParseUint(lo, 10, 16)
+		b, err2 := strconv.ParseUint(hi, 10, 16)
+		if err != nil || err2 != nil || b < a {
+			return 0, fmt.Errorf("%q is not a list such as 0-2,7", list)
 		}
-		n += b - a + 1
+		for n := a; n <= b; n++ {
+			seen[int(n)] = true
+		}
 	}
-	return min(n, maxCPUs), nil
+	return len(seen), nil
 }
 
 // ParseSize reads a number of bytes with an optional suffix K, M or G (powers of 1024).
