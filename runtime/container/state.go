@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Status is an OCI status, or runc's "paused".
@@ -60,9 +62,11 @@ func (c *Container) Save() error {
 	}
 	path := filepath.Join(c.dir, stateFile)
 	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		_ = os.Remove(path + ".new")
 		return fmt.Errorf("state: %w", err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
+		_ = os.Remove(path + ".new")
 		return fmt.Errorf("state: %w", err)
 	}
 	return nil
@@ -70,14 +74,10 @@ func (c *Container) Save() error {
 
 // Reload reads the state again, after Lock was waited for.
 func (c *Container) Reload() error {
-	err := c.read()
-	if errors.Is(err, os.ErrNotExist) {
-		if _, statErr := os.Stat(c.dir); statErr != nil {
-			return ErrNotExist
-		}
-		return nil
+	if err := c.read(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return err
+	return nil
 }
 
 func (c *Container) read() error {
@@ -87,7 +87,7 @@ func (c *Container) read() error {
 	}
 	var s State
 	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("state of %s is damaged: %w: \"govmm-run delete --force %s\" removes it", c.State.ID, err, c.State.ID)
+		return fmt.Errorf("%w: %s: %w: \"govmm-run delete --force %s\" removes it", ErrDamaged, c.State.ID, err, c.State.ID)
 	}
 	c.State = s
 	return nil
@@ -98,17 +98,32 @@ func (c *Container) read() error {
 func (c *Container) Status() Status {
 	s := &c.State
 	switch {
-	case s.PID == 0:
-		// A create that is alive holds the lock; readers do not wait for it.
+	case s.PID == 0 && c.beingCreated():
 		return Creating
-	case !alive(s.PID, s.StartTime):
+	case s.PID == 0 || !alive(s.PID, s.StartTime):
 		return Stopped
-	case !s.Started:
-		return Created
 	case s.Paused:
 		return Paused
+	case !s.Started:
+		return Created
 	}
 	return Running
+}
+
+// Abandoned says whether the create of the container died before it had a monitor to record.
+func (c *Container) Abandoned() bool { return c.State.PID == 0 && !c.beingCreated() }
+
+// beingCreated says whether a create is at work on a container without a monitor: it holds the lock all the time.
+func (c *Container) beingCreated() bool {
+	if c.lock != nil {
+		return false // whoever waited for the lock has outlived the create
+	}
+	f, err := os.Open(c.dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(flock(f, unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // StartTime returns when pid started, in clock ticks since boot.

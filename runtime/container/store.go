@@ -20,12 +20,18 @@ var (
 	ErrID       = errors.New("invalid container ID format")
 )
 
+// ErrDamaged reports a state that cannot be understood.
+var ErrDamaged = errors.New("the container's state is damaged")
+
 // DefaultRoot is where states are kept unless --root says otherwise.
 const DefaultRoot = "/run/govmm"
 
 const stateFile = "state.json"
 
 var idFormat = regexp.MustCompile(`^[\w+\-.]+$`)
+
+// maxID is how long the name of a directory may be (NAME_MAX).
+const maxID = 255
 
 // Store is a state root.
 type Store struct {
@@ -42,7 +48,10 @@ func NewStore(root string) (*Store, error) {
 }
 
 func (s *Store) dir(id string) (string, error) {
-	if !idFormat.MatchString(id) || id == "." || id == ".." || len(id) > 1024 {
+	if len(id) > maxID {
+		return "", fmt.Errorf("%w: %d characters are too many: use at most %d", ErrID, len(id), maxID)
+	}
+	if !idFormat.MatchString(id) || id == "." || id == ".." {
 		return "", fmt.Errorf("%w: %q: use letters, digits, '_', '+', '-' and '.'", ErrID, id)
 	}
 	return filepath.Join(s.root, id), nil
@@ -57,22 +66,28 @@ func (s *Store) Create(id string) (*Container, error) {
 	if err := os.MkdirAll(s.root, 0o711); err != nil {
 		return nil, fmt.Errorf("state root: %w", err)
 	}
-	if err := os.Mkdir(dir, 0o711); errors.Is(err, os.ErrExist) {
-		return nil, ErrExist
-	} else if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
 	c := &Container{dir: dir}
 	c.State.ID = id
-	if err := c.Lock(); err != nil {
-		_ = os.RemoveAll(dir)
-		return nil, err
+	for {
+		if err := os.Mkdir(dir, 0o711); errors.Is(err, os.ErrExist) {
+			return nil, ErrExist
+		} else if err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+		// Before it is locked, a delete may take the directory for that of a create that died.
+		err := c.Lock()
+		if err == nil {
+			return c, nil
+		}
+		if !errors.Is(err, ErrNotExist) {
+			_ = os.RemoveAll(dir)
+			return nil, err
+		}
 	}
-	return c, nil
 }
 
-// Load reads the state of id, or fails with ErrNotExist. A directory without a state belongs to a create that is
-// under way or died: it loads as a container that is creating.
+// Load reads the state of id, or fails with ErrNotExist, or with ErrDamaged and a container that can still be removed.
+// A directory without a state belongs to a create that is under way or died: it loads as one without a monitor.
 func (s *Store) Load(id string) (*Container, error) {
 	dir, err := s.dir(id)
 	if err != nil {
@@ -86,7 +101,7 @@ func (s *Store) Load(id string) (*Container, error) {
 	c := &Container{dir: dir}
 	c.State.ID = id
 	if err := c.read(); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return c, err
 	}
 	return c, nil
 }
@@ -119,24 +134,43 @@ func (s *Store) List() ([]*Container, error) {
 }
 
 // Lock takes the container's lock, waiting for whoever holds it; operations that change the state hold it. The lock
-// goes with the process that holds it.
+// goes with the process that holds it. It fails with ErrNotExist for a container that was deleted meanwhile.
 func (c *Container) Lock() error {
-	f, err := os.Open(c.dir)
-	if err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err == nil {
-			break
+		f, err := os.Open(c.dir)
+		if errors.Is(err, os.ErrNotExist) {
+			return ErrNotExist
+		} else if err != nil {
+			return fmt.Errorf("state directory: %w", err)
 		}
-		if !errors.Is(err, unix.EINTR) {
+		if err := flock(f, unix.LOCK_EX); err != nil {
 			f.Close()
 			return os.NewSyscallError("flock", err)
 		}
+		if c.names(f) {
+			c.lock = f
+			return nil
+		}
+		f.Close() // deleted, and perhaps made anew, while the lock was waited for
 	}
-	c.lock = f
-	return nil
+}
+
+// names says whether the container's directory is still the open one.
+func (c *Container) names(f *os.File) bool {
+	locked, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(c.dir)
+	return err == nil && os.SameFile(locked, now)
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // Unlock releases the lock, if it is held.
