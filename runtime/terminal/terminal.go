@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -121,8 +122,10 @@ func SetSize(f *os.File, s Size) error {
 }
 
 // Own makes a pseudo-terminal, makes it the calling process's controlling terminal (it must lead a session without
-// one) and hands its master over the socket at path. The slave is returned.
+// one) and hands its master over the socket at path. The slave is returned. The SIGHUP that comes when the last master is
+// closed, here too if nobody takes it, is ignored from now on.
 func Own(path string) (*os.File, error) {
+	signal.Ignore(unix.SIGHUP)
 	p, err := Open()
 	if err != nil {
 		return nil, err
