@@ -36,6 +36,7 @@ const (
 	OpPause  Op = "pause"
 	OpResume Op = "resume"
 	OpPS     Op = "ps"
+	OpPIDs   Op = "pids" // the host processes of execs
 	OpExec   Op = "exec"
 	OpSignal Op = "signal" // on the connection of an exec: to its process
 	OpResize Op = "resize" // on the connection of an exec: its terminal's size
@@ -47,6 +48,7 @@ type Request struct {
 	Signal  int            `json:"signal,omitempty"`
 	All     bool           `json:"all,omitempty"`
 	Process *specs.Process `json:"process,omitempty"`
+	PID     int            `json:"pid,omitempty"` // of an exec's host process, which the monitor cannot see
 	Rows    uint16         `json:"rows,omitempty"`
 	Columns uint16         `json:"columns,omitempty"`
 }
@@ -67,6 +69,7 @@ type Process struct {
 type Reply struct {
 	Error     string    `json:"error,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
+	PIDs      []int     `json:"pids,omitempty"`
 	Exited    bool      `json:"exited,omitempty"`
 	Status    int       `json:"status,omitempty"`
 }
@@ -147,10 +150,10 @@ func (c *Conn) read(p []byte) (int, error) {
 	if oobn > 0 {
 		c.keepFiles(oob[:oobn])
 	}
-	if n == 0 && (err == nil || errors.Is(err, io.EOF)) {
+	if n <= 0 && (err == nil || errors.Is(err, io.EOF)) {
 		return 0, io.EOF // bare: bufio's callers compare it
 	}
-	return n, err
+	return max(n, 0), err // -1 with an error, at which bufio panics
 }
 
 func (c *Conn) keepFiles(oob []byte) {

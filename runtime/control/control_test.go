@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // The state directory's path is longer than sun_path allows.
@@ -74,4 +76,26 @@ func serveOne[U any](t *testing.T, accept func() (U, error), wrap func(U) *Conn)
 		return err
 	}
 	return s.Receive(&req)
+}
+
+// TestPeerDiesUnread has the other side die with something unread, which resets the connection: an error like any other.
+func TestPeerDiesUnread(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Send(Request{Op: OpPS}); err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // with the connection and the request in its backlog
+	var reply Reply
+	if err := c.Receive(&reply); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("receive: %v, want %v", err, unix.ECONNRESET)
+	}
 }
