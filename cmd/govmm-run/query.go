@@ -126,12 +126,16 @@ func (a *app) psCommand() *cobra.Command {
 		if format != "table" && format != "json" {
 			return fmt.Errorf("invalid format option %q: use table or json", format)
 		}
-		processes, monitor, err := r.Processes(args[0])
+		if format == "json" {
+			pids, err := r.HostProcesses(args[0])
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(os.Stdout).Encode(pids)
+		}
+		processes, err := r.Processes(args[0])
 		if err != nil {
 			return err
-		}
-		if format == "json" {
-			return json.NewEncoder(os.Stdout).Encode([]int{monitor})
 		}
 		return psTable(os.Stdout, processes)
 	})

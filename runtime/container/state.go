@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/cgroup"
 )
 
 // Status is an OCI status, or runc's "paused".
@@ -40,8 +42,8 @@ type State struct {
 	Started   bool   `json:"started"`
 	Paused    bool   `json:"paused"`
 	Terminal  bool   `json:"terminal"`
-	// Cgroup is the host directory that was made for the monitor, to be removed with it; empty if none was.
-	Cgroup string `json:"cgroup,omitempty"`
+	// Cgroup is what was made for the monitor, to be removed with it; nil if nothing was.
+	Cgroup *cgroup.Group `json:"cgroup,omitempty"`
 }
 
 // Container is one container of a Store.

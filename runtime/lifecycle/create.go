@@ -1,11 +1,14 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"runtime"
@@ -64,7 +67,21 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if err := checkTerminal(spec, o); err != nil {
 		return nil, err
 	}
-	c, err := r.Store.Create(o.ID)
+	if o.ConsoleSocket != "" {
+		if o.ConsoleSocket, err = filepath.Abs(o.ConsoleSocket); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Hostname == "" {
+		// What a UTS namespace begins with, and what a container without one has.
+		if spec.Hostname, err = os.Hostname(); err != nil {
+			return nil, err
+		}
+	}
+	if unknown := oci.UnknownCapabilities(spec.Process); len(unknown) > 0 {
+		r.Log.Warn("ignoring unknown capabilities", "capabilities", unknown)
+	}
+	c, err := r.reserve(o.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +98,30 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 		return nil, err
 	}
 	return made, nil
+}
+
+// reserve makes the state directory of id. What a create that was killed has left of it is removed.
+func (r *Runtime) reserve(id string) (*container.Container, error) {
+	c, err := r.Store.Create(id)
+	if !errors.Is(err, container.ErrExist) {
+		return c, err
+	}
+	if old, loadErr := r.Store.Load(id); loadErr != nil || !old.Abandoned() {
+		return nil, err
+	}
+	err = r.locked(id, func(c *container.Container) error {
+		if !c.Abandoned() {
+			return container.ErrExist // another create was quicker
+		}
+		if err := c.State.Cgroup.Remove(); err != nil {
+			return err
+		}
+		return c.Remove()
+	})
+	if err != nil && !errors.Is(err, container.ErrNotExist) {
+		return nil, err
+	}
+	return r.Store.Create(id)
 }
 
 // checkTerminal is runc's rule: a terminal needs somebody to serve it.
@@ -107,8 +148,10 @@ func ownerName() string {
 
 // launch forks the monitor, waits until the guest holds the process ready, and records it.
 func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
-	group, err := makeCgroup(c)
-	if err != nil {
+	// A create that is told to end leaves nothing behind: with its monitor the wait for it ends, and everything is undone.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	if err := c.makeCgroup(); err != nil {
 		return err
 	}
 	listener, err := control.Listen(c.Dir())
@@ -116,7 +159,7 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 		return err
 	}
 	defer listener.Close()
-	sync, err := c.fork(listener, group)
+	sync, err := c.fork(listener)
 	if err != nil {
 		return err
 	}
@@ -127,14 +170,22 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 			_, _ = c.monitor.Wait()
 		}
 	}()
+	unwatch := context.AfterFunc(ctx, func() { _ = c.monitor.Kill() })
+	defer unwatch()
 	_, err = sync.Call(monitor.Config{
 		ID: o.ID, Spec: c.spec, Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
 		Phases: o.Phases, Begin: o.Begin.UnixNano(),
 	})
-	if err != nil {
+	if ctx.Err() == nil && err != nil {
 		return startError(err)
 	}
-	if err := c.record(o.PIDFile); err != nil {
+	if ctx.Err() == nil {
+		err = c.record(o.PIDFile)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	// From here on the monitor lives without us.
@@ -149,27 +200,34 @@ func startError(err error) error {
 	return fmt.Errorf("unable to start container process: %w", err)
 }
 
-func makeCgroup(c *created) (*cgroup.Group, error) {
-	if !cgroup.Needed(c.spec.Linux) {
-		return nil, nil
-	}
-	path := c.spec.Linux.CgroupsPath
-	if path == "" {
-		path = "/" + c.State.ID
-	}
+// makeCgroup makes the monitor's cgroup. The state names it before it is there: whoever cleans up after a create that
+// was killed finds it.
+func (c *created) makeCgroup() error {
 	var cpu *specs.LinuxCPU
-	if res := c.spec.Linux.Resources; res != nil {
-		cpu = res.CPU
+	if cgroup.Needed(c.spec.Linux) {
+		path := c.spec.Linux.CgroupsPath
+		if path == "" {
+			path = "/" + c.State.ID
+		}
+		if res := c.spec.Linux.Resources; res != nil {
+			cpu = res.CPU
+		}
+		var err error
+		if c.State.Cgroup, err = cgroup.Plan(path, cpu); err != nil {
+			return err
+		}
 	}
-	g, err := cgroup.Create(path, cpu)
-	if g != nil {
-		c.State.Cgroup = g.Dir()
+	if err := c.Save(); err != nil {
+		return err
 	}
-	return g, err
+	if c.State.Cgroup == nil {
+		return nil
+	}
+	return c.State.Cgroup.Create(cpu)
 }
 
 // fork starts the monitor in its own namespaces and its cgroup, with our standard streams.
-func (c *created) fork(listener *net.UnixListener, group *cgroup.Group) (*control.Conn, error) {
+func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -182,7 +240,7 @@ func (c *created) fork(listener *net.UnixListener, group *cgroup.Group) (*contro
 	}
 	defer socket.Close()
 	attr := &syscall.SysProcAttr{Cloneflags: cloneFlags(c.spec.Linux), Setsid: true}
-	if group != nil {
+	if group := c.State.Cgroup; group != nil {
 		f, err := group.Open()
 		if err != nil {
 			ours.Close()
@@ -190,6 +248,10 @@ func (c *created) fork(listener *net.UnixListener, group *cgroup.Group) (*contro
 		}
 		defer f.Close()
 		attr.UseCgroupFD, attr.CgroupFD = true, int(f.Fd())
+	}
+	if err := sealDescriptors(); err != nil {
+		ours.Close()
+		return nil, err
 	}
 	// Threads of ours that a caller moved to other namespaces must not be the monitor's parent.
 	runtime.LockOSThread()
@@ -215,6 +277,12 @@ func (c *created) monitorEnv() []string {
 		cpus = 1 // the monitor reports the error
 	}
 	return []string{"GOMAXPROCS=" + strconv.Itoa(cpus+1)}
+}
+
+// sealDescriptors keeps what our caller left open, such as conmon's pipes, from what we start: an engine that waits for
+// their end would wait for the container's.
+func sealDescriptors() error {
+	return os.NewSyscallError("close_range", unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC))
 }
 
 func cloneFlags(l *specs.Linux) uintptr {
@@ -266,10 +334,12 @@ func (c *created) record(pidFile string) error {
 // writePIDFile writes the pid without a newline, as runc does, and never half of it.
 func writePIDFile(path string, pid int) error {
 	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	if err := os.WriteFile(tmp, strconv.AppendInt(nil, int64(pid), 10), 0o644); err != nil {
-		return fmt.Errorf("pid file: %w", err)
+	err := os.WriteFile(tmp, strconv.AppendInt(nil, int64(pid), 10), 0o644)
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err != nil {
+		_ = os.Remove(tmp)
 		return fmt.Errorf("pid file: %w", err)
 	}
 	return nil

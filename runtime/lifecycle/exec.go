@@ -58,19 +58,27 @@ func (r *Runtime) Exec(o ExecOptions) (int, error) {
 	if err := checkExec(o); err != nil {
 		return 0, ExecFailed(err)
 	}
-	cfg := proxyConfig{Dir: c.Dir(), Process: o.Process, ConsoleSocket: o.ConsoleSocket}
-	if o.Detach {
-		return 0, spawnProxy(cfg, o.PIDFile)
-	}
-	if o.PIDFile != "" {
-		if err := writePIDFile(o.PIDFile, os.Getpid()); err != nil {
+	if o.ConsoleSocket != "" {
+		if o.ConsoleSocket, err = filepath.Abs(o.ConsoleSocket); err != nil {
 			return 0, ExecFailed(err)
 		}
 	}
+	cfg := proxyConfig{Dir: c.Dir(), Process: o.Process, ConsoleSocket: o.ConsoleSocket}
+	if o.Detach {
+		if err := spawnProxy(cfg, o.PIDFile); err != nil {
+			return 0, ExecFailed(notRunning(c, err))
+		}
+		return 0, nil
+	}
 	restore := rawTerminal(o.Process.Terminal)
 	defer restore()
-	status, err := proxy(cfg, func(error) {})
-	if err != nil {
+	var pidErr error
+	status, err := proxy(cfg, func(err error) {
+		if err == nil && o.PIDFile != "" {
+			pidErr = writePIDFile(o.PIDFile, os.Getpid())
+		}
+	})
+	if err = errors.Join(notRunning(c, err), pidErr); err != nil {
 		return 0, ExecFailed(err)
 	}
 	return status, nil
@@ -93,31 +101,37 @@ func checkExec(o ExecOptions) error {
 func spawnProxy(cfg proxyConfig, pidFile string) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return ExecFailed(err)
+		return err
 	}
 	defer ours.Close()
+	defer theirs.Close()
+	if err := sealDescriptors(); err != nil {
+		return err
+	}
 	runtime.LockOSThread()
 	p, err := os.StartProcess("/proc/self/exe", []string{ProxyArgv0, filepath.Base(cfg.Dir)}, &os.ProcAttr{
+		Dir:   "/",
 		Env:   []string{},
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	runtime.UnlockOSThread()
-	theirs.Close()
+	theirs.Close() // so that its end is seen
 	if err != nil {
-		return ExecFailed(fmt.Errorf("start the proxy: %w", err))
+		return fmt.Errorf("start the proxy: %w", err)
 	}
 	if _, err := ours.Call(cfg); err != nil {
 		_ = p.Kill()
 		_, _ = p.Wait()
-		return ExecFailed(err)
+		return err
 	}
 	if pidFile == "" {
 		return nil
 	}
 	if err := writePIDFile(pidFile, p.Pid); err != nil {
 		_ = p.Kill()
-		return ExecFailed(err)
+		_, _ = p.Wait()
+		return err
 	}
 	return nil
 }
@@ -157,6 +171,9 @@ func proxy(cfg proxyConfig, started func(error)) (int, error) {
 		return 0, err
 	}
 	conn, err := control.Dial(cfg.Dir)
+	if gone(err) {
+		err = ErrNotRunning
+	}
 	if err != nil {
 		started(err)
 		return 0, err
@@ -165,8 +182,11 @@ func proxy(cfg proxyConfig, started func(error)) (int, error) {
 	if size, ok := terminal.GetSize(tty); ok && cfg.Process.Terminal && cfg.Process.ConsoleSize == nil {
 		cfg.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
 	}
-	_, err = conn.Call(control.Request{Op: control.OpExec, Process: cfg.Process}, files...)
+	_, err = conn.Call(control.Request{Op: control.OpExec, Process: cfg.Process, PID: os.Getpid()}, files...)
 	files[0].Close()
+	if gone(err) {
+		err = ErrNotRunning // it ended meanwhile
+	}
 	started(err)
 	if err != nil {
 		return 0, err

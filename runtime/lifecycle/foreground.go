@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/govmm/govmm/runtime/cgroup"
+	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/terminal"
 )
@@ -25,12 +25,15 @@ type RunOptions struct {
 // returns its exit status: 128 plus the number for a process that a signal ended.
 func (r *Runtime) Run(o RunOptions) (int, error) {
 	o.Foreground = !o.Detach
+	// Those that end this process come to the container if they come after create's own watch.
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
 	c, err := r.create(o.CreateOptions)
 	if err != nil {
 		return 0, err
 	}
-	signals := catchSignals()
-	defer signal.Stop(signals)
+	signal.Notify(signals)
 	c.Unlock()
 	restore := rawTerminal(o.Foreground && c.State.Terminal)
 	defer restore()
@@ -45,11 +48,14 @@ func (r *Runtime) Run(o RunOptions) (int, error) {
 	if o.Keep {
 		return status, nil
 	}
-	if err := c.Lock(); err != nil {
+	err = c.Lock()
+	if errors.Is(err, container.ErrNotExist) {
+		return status, nil // a delete was quicker
+	} else if err != nil {
 		return status, err
 	}
 	defer c.Unlock()
-	if err := cgroup.Remove(c.State.Cgroup); err != nil {
+	if err := c.State.Cgroup.Remove(); err != nil {
 		return status, err
 	}
 	return status, c.Remove()

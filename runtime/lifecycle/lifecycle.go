@@ -5,14 +5,15 @@ package lifecycle
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/govmm/govmm/runtime/cgroup"
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/monitor"
 )
 
 // The refusals that engines and people know from runc.
@@ -22,6 +23,8 @@ var (
 	ErrAlreadyRunning = errors.New("cannot start an already running container")
 	ErrHasStopped     = errors.New("cannot start a container that has stopped")
 )
+
+var errPausedPS = errors.New("the guest of a paused container does not answer: resume it, or use ps --format json for the host's process")
 
 // killGrace is how long a guest has to end a container that was sent SIGKILL before the monitor itself is killed.
 const killGrace = 2 * time.Second
@@ -62,12 +65,14 @@ func call(c *container.Container, req control.Request) (*control.Reply, error) {
 // Start lets a created container's process run.
 func (r *Runtime) Start(id string) error {
 	return r.locked(id, func(c *container.Container) error {
-		switch c.Status() {
+		switch s := c.Status(); s {
+		case container.Created:
 		case container.Stopped:
 			return ErrHasStopped
-		case container.Created:
-		default:
+		case container.Running:
 			return ErrAlreadyRunning
+		default:
+			return fmt.Errorf("cannot start a container in the %s state", s)
 		}
 		// Before the process runs: one that ends at once must not be seen as created.
 		c.State.Started = true
@@ -77,6 +82,9 @@ func (r *Runtime) Start(id string) error {
 		if _, err := call(c, control.Request{Op: control.OpStart}); err != nil {
 			c.State.Started = false
 			_ = c.Save()
+			if errors.Is(notRunning(c, err), ErrNotRunning) {
+				return ErrHasStopped
+			}
 			return fmt.Errorf("unable to start container process: %w", err)
 		}
 		return nil
@@ -86,12 +94,9 @@ func (r *Runtime) Start(id string) error {
 // Kill sends a signal to the container's process, or to all of its processes. SIGKILL always works: a monitor that
 // does not answer in time is killed itself.
 func (r *Runtime) Kill(id string, signal unix.Signal, all bool) error {
-	c, err := r.Store.Load(id)
+	c, err := r.alive(id)
 	if err != nil {
 		return err
-	}
-	if s := c.Status(); s == container.Stopped || s == container.Creating {
-		return ErrNotRunning
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -114,10 +119,16 @@ func (r *Runtime) Kill(id string, signal unix.Signal, all bool) error {
 
 // notRunning says runc's word when a call failed because the container ended under it.
 func notRunning(c *container.Container, err error) error {
-	if err != nil && c.Status() == container.Stopped {
+	if gone(err) || err != nil && c.Status() == container.Stopped {
 		return ErrNotRunning
 	}
 	return err
+}
+
+// gone says whether a call failed because nobody serves the socket any more: a monitor's descriptors are closed a little
+// before its state is that of a dead process.
+func gone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 // killMonitor ends the monitor, and with it the VM, and waits until it is gone.
@@ -150,27 +161,57 @@ func waitStopped(c *container.Container, limit time.Duration) bool {
 }
 
 // Delete removes a container that has stopped, or that was created and never started. With force it kills a running
-// one, and an unknown id is no error.
+// one, removes one whose state is damaged, and an unknown id is no error.
 func (r *Runtime) Delete(id string, force bool) error {
 	err := r.locked(id, func(c *container.Container) error {
 		s := c.Status()
-		if s != container.Stopped && s != container.Created && s != container.Creating && !force {
+		if s != container.Stopped && s != container.Created && !force {
 			return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, s)
 		}
-		if s != container.Stopped && c.State.PID != 0 {
+		if s != container.Stopped {
 			if err := killMonitor(c); err != nil {
 				return err
 			}
 		}
-		if err := cgroup.Remove(c.State.Cgroup); err != nil {
-			return err
+		if err := c.State.Cgroup.Remove(); err != nil {
+			if !force {
+				return err
+			}
+			r.Log.Warn("a cgroup stays", "error", err)
 		}
 		return c.Remove()
 	})
-	if force && errors.Is(err, container.ErrNotExist) {
+	switch {
+	case force && errors.Is(err, container.ErrNotExist):
 		return nil
+	case force && errors.Is(err, container.ErrDamaged):
+		return r.deleteDamaged(id)
 	}
 	return err
+}
+
+// deleteDamaged removes a container whose monitor nobody can name any more: whoever answers on its socket is told to end.
+func (r *Runtime) deleteDamaged(id string) error {
+	c, err := r.Store.Load(id)
+	if !errors.Is(err, container.ErrDamaged) {
+		return err
+	}
+	if err := c.Lock(); err != nil {
+		return err
+	}
+	defer c.Unlock()
+	for end := time.Now().Add(5 * killGrace); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		conn, err := control.Dial(c.Dir())
+		if err != nil {
+			return c.Remove() // nobody listens
+		}
+		limit := time.AfterFunc(killGrace, func() { conn.Close() })
+		_, _ = conn.Call(control.Request{Op: control.OpKill, Signal: int(unix.SIGKILL), All: true})
+		limit.Stop()
+		conn.Close()
+	}
+	return fmt.Errorf("the state of %s is damaged and its monitor does not end: kill it (its command line is %q) and delete again",
+		id, monitor.Argv0+" "+id)
 }
 
 // Pause stops the container's vCPUs.
@@ -192,28 +233,59 @@ func (r *Runtime) setPaused(id string, want container.Status, op control.Op, pau
 		if s != want {
 			return refusal
 		}
+		// Recorded first: without room for the new state the old one goes on being true.
+		c.State.Paused = paused
+		if err := c.Save(); err != nil {
+			return err
+		}
 		if _, err := call(c, control.Request{Op: op}); err != nil {
+			c.State.Paused = !paused
+			_ = c.Save()
 			return notRunning(c, err)
 		}
-		c.State.Paused = paused
-		return c.Save()
+		return nil
 	})
 }
 
-// Processes asks the guest for the container's processes, and returns the monitor's pid beside them.
-func (r *Runtime) Processes(id string) ([]control.Process, int, error) {
-	c, err := r.Store.Load(id)
+// HostProcesses returns the processes that stand for the container's on the host: its monitor, and those of execs.
+func (r *Runtime) HostProcesses(id string) ([]int, error) {
+	c, err := r.alive(id)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	if s := c.Status(); s == container.Stopped || s == container.Creating {
-		return nil, 0, ErrNotRunning
+	reply, err := call(c, control.Request{Op: control.OpPIDs})
+	if err != nil {
+		return nil, notRunning(c, err)
+	}
+	return append([]int{c.State.PID}, reply.PIDs...), nil
+}
+
+// Processes asks the guest for the container's processes.
+func (r *Runtime) Processes(id string) ([]control.Process, error) {
+	c, err := r.alive(id)
+	if err != nil {
+		return nil, err
+	}
+	if c.Status() == container.Paused {
+		return nil, errPausedPS
 	}
 	reply, err := call(c, control.Request{Op: control.OpPS})
 	if err != nil {
-		return nil, 0, notRunning(c, err)
+		return nil, notRunning(c, err)
 	}
-	return reply.Processes, c.State.PID, nil
+	return reply.Processes, nil
+}
+
+// alive loads a container that has a monitor.
+func (r *Runtime) alive(id string) (*container.Container, error) {
+	c, err := r.Store.Load(id)
+	if err != nil {
+		return nil, err
+	}
+	if s := c.Status(); s == container.Stopped || s == container.Creating {
+		return nil, ErrNotRunning
+	}
+	return c, nil
 }
 
 // State loads one container.
@@ -221,6 +293,6 @@ func (r *Runtime) State(id string) (*container.Container, error) { return r.Stor
 
 // removeQuietly undoes a create that failed; its own error matters more.
 func removeQuietly(c *container.Container) {
-	_ = cgroup.Remove(c.State.Cgroup)
+	_ = c.State.Cgroup.Remove()
 	_ = c.Remove()
 }

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,10 +14,11 @@ import (
 	"github.com/govmm/govmm/runtime/terminal"
 )
 
-// execTable hands out the ids of execs.
+// execTable knows the execs.
 type execTable struct {
 	mu   sync.Mutex
 	next uint64
+	pids []int // of the host processes that stand for those that run
 }
 
 func (t *execTable) newID() string {
@@ -24,6 +26,25 @@ func (t *execTable) newID() string {
 	defer t.mu.Unlock()
 	t.next++
 	return fmt.Sprintf("exec%d", t.next)
+}
+
+// add notes the host process of an exec until the function that it returns is called.
+func (t *execTable) add(pid int) (remove func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pids = append(t.pids, pid)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		i := slices.Index(t.pids, pid)
+		t.pids = slices.Delete(t.pids, i, i+1)
+	}
+}
+
+func (t *execTable) list() []int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.pids)
 }
 
 // acceptCalls serves govmm-run's calls, each connection on its own.
@@ -48,6 +69,8 @@ func (m *monitor) answer(c *control.Conn) {
 		m.exec(c, &r)
 		return
 	}
+	m.answering.Add(1)
+	defer m.answering.Add(-1)
 	reply := control.Reply{}
 	if err := m.carryOut(&r, &reply); err != nil {
 		reply.Error = err.Error()
@@ -62,15 +85,23 @@ func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 		m.phases.end(phaseStart)
 		return err
 	case control.OpKill:
-		return m.init.signal(unix.Signal(r.Signal), r.All)
+		return m.kill(unix.Signal(r.Signal), r.All)
 	case control.OpPause:
-		return m.vm.Pause()
+		if err := m.vm.Pause(); err != nil {
+			return err
+		}
+		m.paused.Store(true)
+		return nil
 	case control.OpResume:
+		m.paused.Store(false)
 		m.vm.Resume()
 		// The guest's clocks went on; this corrects what a host that slept itself left behind.
 		return m.guest.SetTime(time.Now().UnixNano())
 	case control.OpResize:
 		m.init.resize(terminal.Size{Rows: r.Rows, Columns: r.Columns})
+		return nil
+	case control.OpPIDs:
+		reply.PIDs = m.execs.list()
 		return nil
 	case control.OpPS:
 		var err error
@@ -78,6 +109,31 @@ func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 		return err
 	}
 	return fmt.Errorf("unknown request %q", r.Op)
+}
+
+// kill signals the container's process, or all of them. A paused guest gets the signal when it is resumed, but for
+// SIGKILL, which ends what does not run, too.
+func (m *monitor) kill(s unix.Signal, all bool) error {
+	if m.paused.Load() {
+		if s != unix.SIGKILL {
+			go func() { _ = m.init.signal(s, all) }()
+			return nil
+		}
+		m.paused.Store(false)
+		m.vm.Resume()
+	}
+	return m.init.signal(s, all)
+}
+
+// waitAnswers gives calls that are being answered, such as the start of a process that ended at once, a moment to get
+// their replies out before this process ends.
+func (m *monitor) waitAnswers() {
+	for range 1000 {
+		if m.answering.Load() == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (m *monitor) processes() ([]control.Process, error) {
@@ -117,6 +173,7 @@ func (m *monitor) exec(c *control.Conn, r *control.Request) {
 		_ = c.Send(control.Reply{Error: "exec: three descriptors and a process are needed"})
 		return
 	}
+	defer m.execs.add(r.PID)()
 	p := m.newProcess(m.execs.newID(), &stdio{in: files[0], out: files[1], err: files[2], tty: files[0], terminal: r.Process.Terminal})
 	if err := m.startExec(p, r); err != nil {
 		_ = c.Send(control.Reply{Error: err.Error()})

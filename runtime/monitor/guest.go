@@ -24,38 +24,47 @@ type images struct {
 
 // openImages takes the kernel of --kernel, of vm.kernel.path, or the embedded one, in this order.
 func openImages(cfg *Config) (*images, error) {
-	assets, err := guestkernel.Open()
-	if err != nil {
-		return nil, err
-	}
 	host, err := vmm.OpenHost("")
 	if err != nil {
 		return nil, err
 	}
-	i := &images{
-		host:    host,
-		kernel:  &vmm.Image{ReaderAt: assets.Kernel, Size: assets.Kernel.Size()},
-		initrd:  &vmm.Image{ReaderAt: assets.Initrd, Size: assets.Initrd.Size()},
-		cmdline: guestkernel.Cmdline + " " + guestkernel.SerialCmdline,
-	}
-	path := cfg.Kernel
+	i := &images{host: host, cmdline: guestkernel.Cmdline + " " + guestkernel.SerialCmdline}
+	kernel, initrd := cfg.Kernel, ""
 	if vm := cfg.Spec.VM; vm != nil {
-		if path == "" {
-			path = vm.Kernel.Path
+		if kernel == "" {
+			kernel = vm.Kernel.Path
 		}
-		if vm.Kernel.InitRD != "" {
-			if i.initrd, err = vmm.OpenImage(vm.Kernel.InitRD); err != nil {
-				return nil, fmt.Errorf("vm.kernel.initrd: %w", err)
-			}
-		}
+		initrd = vm.Kernel.InitRD
 		i.cmdline = strings.Join(append([]string{i.cmdline}, vm.Kernel.Parameters...), " ")
 	}
-	if path != "" {
-		if i.kernel, err = vmm.OpenImage(path); err != nil {
+	if err := i.openEmbedded(kernel, initrd); err != nil {
+		return nil, err
+	}
+	if kernel != "" {
+		if i.kernel, err = vmm.OpenImage(kernel); err != nil {
 			return nil, fmt.Errorf("guest kernel: %w", err)
 		}
 	}
+	if initrd != "" {
+		if i.initrd, err = vmm.OpenImage(initrd); err != nil {
+			return nil, fmt.Errorf("vm.kernel.initrd: %w", err)
+		}
+	}
 	return i, nil
+}
+
+// openEmbedded takes from this program what no path names.
+func (i *images) openEmbedded(kernel, initrd string) error {
+	if kernel != "" && initrd != "" {
+		return nil
+	}
+	assets, err := guestkernel.Open()
+	if err != nil {
+		return err
+	}
+	i.kernel = &vmm.Image{ReaderAt: assets.Kernel, Size: assets.Kernel.Size()}
+	i.initrd = &vmm.Image{ReaderAt: assets.Initrd, Size: assets.Initrd.Size()}
+	return nil
 }
 
 // newVM makes the VM with the devices that every guest has, and further ones.

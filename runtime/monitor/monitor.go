@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -50,8 +51,11 @@ type monitor struct {
 	guest  *host.Client
 	init   *process
 	ending atomic.Bool // the container's process has ended
+	paused atomic.Bool
 
-	execs execTable
+	execs     execTable
+	answering atomic.Int32  // calls, but for execs
+	goOn      chan struct{} // closed when create has recorded the container
 }
 
 // Main is the whole life of a monitor; it returns the exit status, which is the container's.
@@ -61,15 +65,26 @@ func Main() int {
 		fmt.Fprintln(os.Stderr, "govmm-monitor: started by hand: use govmm-run create or run")
 		return 1
 	}
-	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1)}
+	unix.Umask(0o022) // of the mount points that are made in the container's root, whatever the caller's is
+	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), goOn: make(chan struct{})}
 	if err := m.create(); err != nil {
 		_ = sync.Send(control.Reply{Error: err.Error()})
 		return 1
 	}
 	if err := m.handOver(); err != nil {
-		return 1 // create died: nobody knows of this container
+		return 1
 	}
 	return m.serve()
+}
+
+// watchCreate ends this process, at whatever it is, when create dies before it has recorded the container: nobody would
+// know of it.
+func (m *monitor) watchCreate() {
+	var goOn control.Request
+	if err := m.sync.Receive(&goOn); err != nil {
+		os.Exit(1)
+	}
+	close(m.goOn)
 }
 
 // create brings the container to the state created: everything is made, the process is held ready.
@@ -79,6 +94,7 @@ func (m *monitor) create() error {
 		return err
 	}
 	m.cfg = cfg
+	go m.watchCreate()
 	m.phases = newPhases(cfg.Phases, cfg.Begin)
 	m.phases.end(phaseCLI)
 	m.log = newLogger(cfg.Debug)
@@ -129,6 +145,10 @@ func inheritedListener() (*net.UnixListener, error) {
 func (m *monitor) enterSandbox() error {
 	spec := m.cfg.Spec
 	setHostname(spec)
+	if adj := spec.Process.OOMScoreAdj; adj != nil {
+		// Lowering it takes a capability that not every host gives; the guest's processes have it in any case.
+		_ = os.WriteFile("/proc/self/oom_score_adj", strconv.AppendInt(nil, int64(*adj), 10), 0)
+	}
 	steps, err := oci.Steps(spec.Mounts)
 	if err != nil {
 		return err
@@ -257,10 +277,7 @@ func (m *monitor) handOver() error {
 	if err := m.sync.Send(control.Reply{}); err != nil {
 		return err
 	}
-	var goOn control.Request
-	if err := m.sync.Receive(&goOn); err != nil {
-		return err
-	}
+	<-m.goOn
 	return m.sync.Close()
 }
 
@@ -279,10 +296,12 @@ func (m *monitor) serve() int {
 			}
 			m.phases.end(phaseProcess)
 			m.finish()
+			m.waitAnswers()
 			return status
 		case err := <-m.ended:
 			m.ended <- err
 			complain(m.whyEnded(err))
+			m.waitAnswers()
 			return 255
 		case s := <-signals:
 			m.forward(s.(unix.Signal))
@@ -299,7 +318,7 @@ func (m *monitor) forward(s unix.Signal) {
 			m.init.resize(size)
 		}
 	default:
-		_ = m.init.signal(s, false)
+		_ = m.kill(s, false)
 	}
 }
 
