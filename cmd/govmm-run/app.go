@@ -40,8 +40,8 @@ func (a *app) command() *cobra.Command {
 		Long:          about,
 		Version:       version.Version,
 		SilenceErrors: true,
-		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SilenceUsage = true // it is for wrong usage only, which is found out before
 			return a.checkGlobals()
 		},
 	}
@@ -103,6 +103,14 @@ func (a *app) withRuntime(f func(*lifecycle.Runtime, []string) error) func(*cobr
 		}
 		return f(r, args)
 	}
+}
+
+// idFirst accepts the container's id and more.
+func idFirst(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("%s: requires the container's id", cmd.Name())
+	}
+	return nil
 }
 
 // oneID accepts exactly the container's id.

@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
+	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/lifecycle"
 	"github.com/govmm/govmm/runtime/oci"
 )
@@ -33,7 +34,7 @@ func (a *app) execCommand() *cobra.Command {
 		Short: "run a further process in a running container",
 		Example: `  govmm-run exec web ps -ef
   govmm-run exec -t --user 1000:1000 --cwd /tmp web sh`,
-		Args: cobra.MinimumNArgs(1),
+		Args: idFirst,
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // flags of the command are its own
@@ -55,7 +56,11 @@ func (a *app) execCommand() *cobra.Command {
 			return err
 		}
 		o.ID = args[0]
-		p, err := a.execProcess(r, e, args)
+		c, err := r.ForExec(o.ID, o.IgnorePaused)
+		if err != nil {
+			return lifecycle.ExecFailed(err)
+		}
+		p, err := execProcess(c, e, args)
 		if err != nil {
 			return lifecycle.ExecFailed(err)
 		}
@@ -67,7 +72,7 @@ func (a *app) execCommand() *cobra.Command {
 }
 
 // execProcess is the process of the file, or the container's own process changed by the flags.
-func (a *app) execProcess(r *lifecycle.Runtime, e execFlags, args []string) (*specs.Process, error) {
+func execProcess(c *container.Container, e execFlags, args []string) (*specs.Process, error) {
 	if e.process != "" {
 		b, err := os.ReadFile(e.process)
 		if err != nil {
@@ -81,10 +86,6 @@ func (a *app) execProcess(r *lifecycle.Runtime, e execFlags, args []string) (*sp
 	}
 	if len(args) < 2 {
 		return nil, errors.New("process args cannot be empty")
-	}
-	c, err := r.State(args[0])
-	if err != nil {
-		return nil, err
 	}
 	b, err := os.ReadFile(filepath.Join(c.State.Bundle, oci.ConfigFile))
 	if err != nil {

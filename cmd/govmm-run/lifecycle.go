@@ -102,6 +102,9 @@ func (a *app) killCommand() *cobra.Command {
 		if len(args) == 2 {
 			name = args[1]
 		}
+		if _, err := r.State(args[0]); err != nil {
+			return err
+		}
 		s, err := parseSignal(name)
 		if err != nil {
 			return err

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -117,14 +119,18 @@ func listTable(all []*container.Container) error {
 func (a *app) psCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use:   "ps [flags] ID [ps options]",
+		Use:   "ps [flags] ID [-ef]",
 		Short: "list a container's processes, as its guest sees them",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  idFirst,
 	}
+	cmd.Flags().SetInterspersed(false) // what follows the id is ps's
 	cmd.Flags().StringVarP(&format, "format", "f", "table", "table, or json: the host's process ids")
 	cmd.RunE = a.withRuntime(func(r *lifecycle.Runtime, args []string) error {
 		if format != "table" && format != "json" {
 			return fmt.Errorf("invalid format option %q: use table or json", format)
+		}
+		if rest := args[1:]; len(rest) > 0 && !slices.Equal(rest, []string{"-ef"}) {
+			return fmt.Errorf("ps options %q are not supported: the guest's kernel is asked, not its ps; use \"govmm-run exec %s ps ...\"", rest, args[0])
 		}
 		if format == "json" {
 			pids, err := r.HostProcesses(args[0])
@@ -137,24 +143,33 @@ func (a *app) psCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return psTable(os.Stdout, processes)
+		return psTable(os.Stdout, processes, time.Now())
 	})
 	return cmd
 }
 
 // psTable prints the columns of ps -ef.
-func psTable(out io.Writer, processes []control.Process) error {
+func psTable(out io.Writer, processes []control.Process, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 1, 1, ' ', 0)
-	fmt.Fprint(w, "UID\tPID\tPPID\tSTIME\tTTY\tTIME\tCMD\n")
+	fmt.Fprint(w, "UID\tPID\tPPID\tC\tSTIME\tTTY\tTIME\tCMD\n")
 	for _, p := range processes {
-		tty := p.TTY
+		uid, tty := strconv.FormatUint(uint64(p.UID), 10), p.TTY
+		if p.UID == 0 {
+			uid = "root" // the names of others are the container's
+		}
 		if tty == "" {
 			tty = "?"
 		}
-		fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%02d:%02d:%02d\t%s\n", p.UID, p.PID, p.PPID, time.Unix(p.Started, 0).Format("15:04"),
-			tty, p.CPU/3600, p.CPU/60%60, p.CPU%60, strconv.QuoteToGraphic(p.Command)[1:len(strconv.QuoteToGraphic(p.Command))-1])
+		command := strconv.QuoteToGraphic(p.Command) // no escape sequences of the guest's to the terminal
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t%02d:%02d:%02d\t%s\n", uid, p.PID, p.PPID, cpuPercent(p, now),
+			time.Unix(p.Started, 0).Format("15:04"), tty, p.CPU/3600, p.CPU/60%60, p.CPU%60, command[1:len(command)-1])
 	}
 	return w.Flush()
+}
+
+// cpuPercent is ps's C: the share of its life that a process has spent on a CPU.
+func cpuPercent(p control.Process, now time.Time) int64 {
+	return min(100*p.CPU/max(now.Unix()-p.Started, 1), 99)
 }
 
 func (a *app) specCommand() *cobra.Command {
@@ -163,25 +178,27 @@ func (a *app) specCommand() *cobra.Command {
 		Use:   "spec [flags]",
 		Short: "write a config.json to start from; it runs under runc too",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			path := filepath.Join(bundle, oci.ConfigFile)
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
-			if os.IsExist(err) {
-				return fmt.Errorf("file %s exists. Remove it first", path)
-			} else if err != nil {
-				return err
-			}
-			enc := json.NewEncoder(f)
-			enc.SetIndent("", "\t")
-			if err := enc.Encode(oci.Example()); err != nil {
-				f.Close()
-				return err
-			}
-			return f.Close()
-		},
+		RunE:  func(*cobra.Command, []string) error { return writeSpec(filepath.Join(bundle, oci.ConfigFile)) },
 	}
 	cmd.Flags().StringVarP(&bundle, "bundle", "b", ".", "directory of the bundle")
 	return cmd
+}
+
+// writeSpec leaves a whole config at path or none.
+func writeSpec(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	if os.IsExist(err) {
+		return fmt.Errorf("File %s exists. Remove it first", filepath.Base(path)) // runc's words
+	} else if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(f)
+	enc.SetIndent("", "\t")
+	if err := errors.Join(enc.Encode(oci.Example()), f.Close()); err != nil {
+		_ = os.Remove(path)
+		return err
+	}
+	return nil
 }
 
 func featuresCommand() *cobra.Command {

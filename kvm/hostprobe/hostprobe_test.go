@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/govmm/govmm/kvm"
 	"github.com/govmm/govmm/kvm/kvmtest"
 )
 
@@ -49,5 +50,20 @@ func TestRateTellsEmulation(t *testing.T) {
 	last := checks[len(checks)-1]
 	if len(checks) != 3 || last.What != "kernel code" || last.OK() != native {
 		t.Errorf("Host says %+v, and native is %v", checks, native)
+	}
+}
+
+// TestMissingCapability asks a real KVM for one that none has.
+func TestMissingCapability(t *testing.T) {
+	sys := kvmtest.Open(t)
+	old := needed
+	defer func() { needed = old }()
+	needed = append(old[:len(old):len(old)], struct {
+		cap  kvm.Cap
+		name string
+	}{1 << 20, "KVM_CAP_TELEPATHY (reading minds)"})
+	c := capabilities(sys)
+	if c.OK() || c.Detail != "missing: KVM_CAP_TELEPATHY (reading minds)" || !strings.Contains(c.Remedy, "use Linux 5.15 or later") {
+		t.Errorf("capabilities says %+v", c)
 	}
 }

@@ -264,6 +264,9 @@ func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 	})
 	if err != nil {
 		ours.Close()
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("start the monitor: %w: namespaces take CAP_SYS_ADMIN: run as root", err)
+		}
 		return nil, fmt.Errorf("start the monitor: %w", err)
 	}
 	return ours, nil

@@ -45,15 +45,9 @@ type proxyConfig struct {
 // Exec runs a further process in a running container. Detached, a proxy process of its own stands for it: it ends with
 // the process's status, and the process ends when the proxy is killed.
 func (r *Runtime) Exec(o ExecOptions) (int, error) {
-	c, err := r.Store.Load(o.ID)
+	c, err := r.ForExec(o.ID, o.IgnorePaused)
 	if err != nil {
 		return 0, ExecFailed(err)
-	}
-	switch s := c.Status(); {
-	case s == container.Stopped || s == container.Creating:
-		return 0, ExecFailed(errors.New("cannot exec in a stopped container"))
-	case s == container.Paused && !o.IgnorePaused:
-		return 0, ExecFailed(errors.New("cannot exec in a paused container (use --ignore-paused to override)"))
 	}
 	if err := checkExec(o); err != nil {
 		return 0, ExecFailed(err)
@@ -82,6 +76,21 @@ func (r *Runtime) Exec(o ExecOptions) (int, error) {
 		return 0, ExecFailed(err)
 	}
 	return status, nil
+}
+
+// ForExec loads a container in which an exec is possible.
+func (r *Runtime) ForExec(id string, ignorePaused bool) (*container.Container, error) {
+	c, err := r.Store.Load(id)
+	if err != nil {
+		return nil, err
+	}
+	switch s := c.Status(); {
+	case s == container.Stopped || s == container.Creating:
+		return nil, errors.New("cannot exec in a stopped container")
+	case s == container.Paused && !ignorePaused:
+		return nil, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
+	}
+	return c, nil
 }
 
 func checkExec(o ExecOptions) error {

@@ -18,8 +18,10 @@ const ConfigFile = "config.json"
 
 // Load reads and checks the config of the bundle in dir, which must be absolute. Paths in the result are absolute.
 func Load(dir string) (*specs.Spec, error) {
-	path := filepath.Join(dir, ConfigFile)
-	f, err := os.Open(path)
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("bundle %s: %w", dir, errors.Unwrap(err))
+	}
+	f, err := os.Open(filepath.Join(dir, ConfigFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("JSON specification file %s not found", ConfigFile)
 	} else if err != nil {

@@ -249,6 +249,9 @@ func TestLoadBadFiles(t *testing.T) {
 	if _, err := Load(t.TempDir()); err == nil || err.Error() != "JSON specification file config.json not found" {
 		t.Errorf("no config: %v", err)
 	}
+	if _, err := Load("/nope"); err == nil || err.Error() != "bundle /nope: no such file or directory" {
+		t.Errorf("no bundle: %v", err)
+	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, ConfigFile), []byte(`{"ociVersion": "1.0.2",]`), 0o644); err != nil {
 		t.Fatal(err)
