@@ -54,9 +54,16 @@ func TestBadInput(t *testing.T) {
 	ok := withArgs("/bin/true")
 	for _, tt := range []badInput{
 		{name: "no bundle", bundle: func(_ *testing.T, r *rt) string { return filepath.Join(r.dir, "none") }, status: 1,
-			err: "JSON specification file config.json not found"},
-		{name: "malformed config", bundle: withConfig(`{"ociVersion": `), status: 1, err: "config.json: "},
-		{name: "unknown version", bundle: withSpec(func(s *specs.Spec) { s.Version = "9.0.0" }), status: 1, err: "9.0.0"},
+			err: "none: no such file or directory"},
+		{name: "no config", bundle: func(t *testing.T, _ *rt) string { return t.TempDir() }, status: 1,
+			err: "govmm-run run failed: JSON specification file config.json not found"},
+		{name: "malformed config", bundle: withConfig(`{"ociVersion": `), status: 1, err: "config.json: unexpected EOF"},
+		{name: "config of another kind", bundle: withConfig(`{"process": {"args": "ls"}}`), status: 1,
+			err: "config.json: json: cannot unmarshal string into Go struct field Process.process.args of type []string"},
+		{name: "unknown version", bundle: withSpec(func(s *specs.Spec) { s.Version = "9.0.0" }), status: 1,
+			err: `config.json: unsupported ociVersion "9.0.0": govmm-run reads 1.x`},
+		{name: "unsupported field", bundle: withSpec(func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow} }), status: 1,
+			err: "config field linux.seccomp is not supported yet"},
 		{name: "missing rootfs", bundle: withSpec(func(s *specs.Spec) { s.Root.Path = "nowhere" }), status: 1, err: "invalid rootfs: "},
 		{name: "process not found", bundle: withArgs("/nope"), status: 127,
 			err: `exec: "/nope": stat /nope: no such file or directory`},
@@ -72,6 +79,7 @@ func TestBadInput(t *testing.T) {
 		{name: "text as kernel", global: []string{"--kernel", text}, bundle: ok, status: 1, err: "boot: kernel: neither ELF nor bzImage"},
 		{name: "truncated kernel", global: []string{"--kernel", elf}, bundle: ok, status: 1, err: "boot: kernel: the ELF file is truncated"},
 		{name: "id with a slash", bundle: ok, id: "a/b", status: 1, err: "invalid container ID format"},
+		{name: "id too long", bundle: ok, id: strings.Repeat("x", 256), status: 1, err: "invalid container ID format: 256 characters are too many"},
 		{name: "id that climbs", bundle: ok, id: "..", status: 1, err: "invalid container ID format"},
 		{name: "terminal without a socket", bundle: withSpec(func(s *specs.Spec) { s.Process.Terminal = true }), status: 1,
 			err: "cannot allocate tty if govmm-run will detach without setting console socket"},
@@ -103,7 +111,10 @@ func TestNoKVM(t *testing.T) {
 	r := newRuntime(t)
 	bundle := r.bundle(nil, "/bin/true")
 	for _, tt := range []struct{ name, hide, err string }{
-		{"absent", "mkdir -p $D/dev && mount -t tmpfs t $D/dev && cp -a /dev/null /dev/zero /dev/urandom $D/dev && mount --move $D/dev /dev", "/dev/kvm"},
+		{"absent", "mkdir -p $D/dev && mount -t tmpfs t $D/dev && cp -a /dev/null /dev/zero /dev/urandom $D/dev && mount --move $D/dev /dev",
+			"/dev/kvm: no such file or directory: load the module kvm_amd or kvm_intel"},
+		{"unreadable", "mkdir -p $D/d && mount -t tmpfs -o nodev t $D/d && cp -a /dev/kvm $D/d && mount --bind $D/d/kvm /dev/kvm",
+			"/dev/kvm: permission denied: run as root, or add the user to the group kvm"},
 		{"not a KVM", "mount --bind /dev/null /dev/kvm", "KVM_GET_API_VERSION: inappropriate ioctl for device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,7 +137,7 @@ func TestWrongState(t *testing.T) {
 	id, bundle := r.id(), r.sh("while :; do sleep 0.1; done")
 	r.run("run", "--detach", "--bundle", bundle, id).want(t, 0, "", "")
 	r.run("run", "--bundle", bundle, id).want(t, 1, "", "container with given ID already exists")
-	r.run("delete", id).want(t, 1, "", "that is not stopped: running")
+	r.run("delete", id).want(t, 1, "", "cannot delete container "+id+" that is not stopped: running")
 	r.run("kill", id, "KILL").want(t, 0, "", "")
 	r.waitStatus(id, "stopped")
 	r.run("kill", id, "TERM").want(t, 1, "", "container not running")
