@@ -123,7 +123,13 @@ func TestRunInterrupted(t *testing.T) {
 	cmd := r.command("run", "--bundle", r.sh(forever), id)
 	done := make(chan result, 1)
 	go func() { done <- finish(t, cmd, nil) }()
-	r.waitStatus(id, "creating")
+	for range 600 {
+		if _, err := os.Stat(filepath.Join(r.root, id, "control.sock")); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.run("state", id).want(t, 0, `"status": "creating"`, "")
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,9 @@ const (
 	OpResize Op = "resize" // on the connection of an exec: its terminal's size
 )
 
+// ErrNotRunning is a reply's error from a monitor whose container's process has ended; the words are runc's.
+var ErrNotRunning = errors.New("container not running")
+
 // Request is what a caller sends.
 type Request struct {
 	Op      Op             `json:"op"`
@@ -76,8 +79,11 @@ type Reply struct {
 
 // Err returns the error that the reply carries.
 func (r *Reply) Err() error {
-	if r.Error == "" {
+	switch r.Error {
+	case "":
 		return nil
+	case ErrNotRunning.Error():
+		return ErrNotRunning
 	}
 	return errors.New(r.Error)
 }

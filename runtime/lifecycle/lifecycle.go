@@ -18,7 +18,7 @@ import (
 
 // The refusals that engines and people know from runc.
 var (
-	ErrNotRunning     = errors.New("container not running")
+	ErrNotRunning     = control.ErrNotRunning
 	ErrNotPaused      = errors.New("container not paused")
 	ErrAlreadyRunning = errors.New("cannot start an already running container")
 	ErrHasStopped     = errors.New("cannot start a container that has stopped")
@@ -111,7 +111,8 @@ func (r *Runtime) Kill(id string, signal unix.Signal, all bool) error {
 	case <-time.After(killGrace):
 		err = errors.New("the monitor does not answer")
 	}
-	if err == nil && waitStopped(c, killGrace) {
+	// One that ended by itself just now is left to write out what it has and to report its own status.
+	if (err == nil || errors.Is(err, ErrNotRunning)) && waitStopped(c, killGrace) {
 		return nil
 	}
 	return killMonitor(c)

@@ -122,7 +122,11 @@ func (m *monitor) kill(s unix.Signal, all bool) error {
 		m.paused.Store(false)
 		m.vm.Resume()
 	}
-	return m.init.signal(s, all)
+	err := m.init.signal(s, all)
+	if agent.CodeOf(err) == agent.NotRunning {
+		return control.ErrNotRunning // what it has written is on its way out
+	}
+	return err
 }
 
 // waitAnswers gives calls that are being answered, such as the start of a process that ended at once, a moment to get
