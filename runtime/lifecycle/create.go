@@ -149,7 +149,7 @@ func ownerName() string {
 // launch forks the monitor, waits until the guest holds the process ready, and records it.
 func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	// A create that is told to end leaves nothing behind: with its monitor the wait for it ends, and everything is undone.
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	defer stop()
 	if err := c.makeCgroup(); err != nil {
 		return err

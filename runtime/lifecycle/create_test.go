@@ -46,6 +46,29 @@ func TestCreateInterrupted(t *testing.T) {
 	}
 }
 
+// TestCreateIgnores hangs up on a create that nohup started.
+func TestCreateIgnores(t *testing.T) {
+	h := newHost(t, idle, nil)
+	c := h.startCreate("c", "", func(cmd *exec.Cmd) {
+		self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
+		// The arguments after the script are $0, here the name to go by, and "$@".
+		cmd.Args = append([]string{"bash", "-c", `trap "" HUP; exec -a "$0" "$@"`, cmd.Args[0], self}, cmd.Args[1:]...)
+		cmd.Path = "/bin/bash"
+	})
+	c.waitMonitor()
+	if err := c.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	if err := c.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := c.end(); status != 1 || !strings.Contains(text, "terminated") {
+		t.Errorf("status %d, %q; want the end by SIGTERM", status, text)
+	}
+	h.nothingLeft("c")
+}
+
 // TestCreateKilled kills creates at many points. What is left is a container that has stopped, without a process: delete
 // removes it, and a create under its id does not mind it.
 func TestCreateKilled(t *testing.T) {

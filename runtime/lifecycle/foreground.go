@@ -27,7 +27,7 @@ func (r *Runtime) Run(o RunOptions) (int, error) {
 	o.Foreground = !o.Detach
 	// Those that end this process come to the container if they come after create's own watch.
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	signal.Notify(signals, endSignals()...)
 	defer signal.Stop(signals)
 	c, err := r.create(o.CreateOptions)
 	if err != nil {
@@ -59,6 +59,18 @@ func (r *Runtime) Run(o RunOptions) (int, error) {
 		return status, err
 	}
 	return status, c.Remove()
+}
+
+// endSignals are those with which people and engines end a process, but for those that our caller had it ignore, as
+// nohup and a shell's & do. SIGTERM is always among them: an empty list would mean all signals.
+func endSignals() []os.Signal {
+	list := []os.Signal{unix.SIGTERM}
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGHUP} {
+		if !signal.Ignored(s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // catchSignals asks for every signal that can be caught and means something to a container.
