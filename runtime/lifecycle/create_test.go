@@ -83,15 +83,18 @@ func TestCreateKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.end()
+		// A monitor that was just being forked holds what the create held until it is itself, and then notices.
+		var err error
+		within(t, 5*time.Second, "a container that has stopped, or none", func() bool {
+			var left *container.Container
+			left, err = h.State("c")
+			return err != nil || left.Status() == container.Stopped
+		})
 		within(t, 5*time.Second, "the monitor's end", func() bool { return len(monitors(t, "c")) == 0 })
-		left, err := h.State("c")
-		switch {
-		case errors.Is(err, container.ErrNotExist):
+		if errors.Is(err, container.ErrNotExist) {
 			continue
-		case err != nil:
+		} else if err != nil {
 			t.Fatal(err)
-		case left.Status() != container.Stopped:
-			t.Errorf("a create killed after %d ms left a container that is %s", i*5, left.Status())
 		}
 		if i%2 == 0 {
 			continue // the next create finds it
