@@ -67,10 +67,8 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if err := checkTerminal(spec, o); err != nil {
 		return nil, err
 	}
-	if o.ConsoleSocket != "" {
-		if o.ConsoleSocket, err = filepath.Abs(o.ConsoleSocket); err != nil {
-			return nil, err
-		}
+	if o.ConsoleSocket, err = absolute(o.ConsoleSocket); err != nil {
+		return nil, err
 	}
 	if spec.Hostname == "" {
 		// What a UTS namespace begins with, and what a container without one has.
@@ -98,6 +96,14 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 		return nil, err
 	}
 	return made, nil
+}
+
+// absolute makes a path good for a process with another working directory; "" stays.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	return filepath.Abs(path)
 }
 
 // reserve makes the state directory of id. What a create that was killed has left of it is removed.
@@ -176,20 +182,28 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 		ID: o.ID, Spec: c.spec, Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
 		Phases: o.Phases, Begin: o.Begin.UnixNano(),
 	})
-	if ctx.Err() == nil && err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
 		return startError(err)
 	}
-	if ctx.Err() == nil {
-		err = c.record(o.PIDFile)
+	return c.handOver(ctx, sync, o.PIDFile)
+}
+
+// handOver records the container and lets its monitor live without this process, unless ctx ends before.
+func (c *created) handOver(ctx context.Context, sync *control.Conn, pidFile string) error {
+	err := c.record(pidFile)
+	if ctx.Err() == nil && err == nil {
+		return sync.Send(control.Request{})
+	}
+	if pidFile != "" && err == nil {
+		_ = os.Remove(pidFile)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	// From here on the monitor lives without us.
-	return sync.Send(control.Request{})
+	return err
 }
 
 // startError adds runc's words to what the monitor reported, or says what an end without a report means.

@@ -52,10 +52,8 @@ func (r *Runtime) Exec(o ExecOptions) (int, error) {
 	if err := checkExec(o); err != nil {
 		return 0, ExecFailed(err)
 	}
-	if o.ConsoleSocket != "" {
-		if o.ConsoleSocket, err = filepath.Abs(o.ConsoleSocket); err != nil {
-			return 0, ExecFailed(err)
-		}
+	if o.ConsoleSocket, err = absolute(o.ConsoleSocket); err != nil {
+		return 0, ExecFailed(err)
 	}
 	cfg := proxyConfig{Dir: c.Dir(), Process: o.Process, ConsoleSocket: o.ConsoleSocket}
 	if o.Detach {
