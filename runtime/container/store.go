@@ -66,6 +66,16 @@ func (s *Store) Create(id string) (*Container, error) {
 	if err := os.MkdirAll(s.root, 0o711); err != nil {
 		return nil, fmt.Errorf("state root: %w", err)
 	}
+	// One create at a time between making the directory and locking it: another one that had taken the new directory for
+	// that of a create that died could have made it anew, and both would lock the same one.
+	root, err := os.Open(s.root)
+	if err != nil {
+		return nil, fmt.Errorf("state root: %w", err)
+	}
+	defer root.Close()
+	if err := flock(root, unix.LOCK_EX); err != nil {
+		return nil, os.NewSyscallError("flock", err)
+	}
 	c := &Container{dir: dir}
 	c.State.ID = id
 	for {

@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -167,6 +170,51 @@ func TestKillAlwaysWorks(t *testing.T) {
 		if err := r.Delete(id, false); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
+	}
+}
+
+// TestReserveRace has many creates meet what one that died has left: one at a time gets the id.
+func TestReserveRace(t *testing.T) {
+	r := newRuntime(t)
+	dead, err := r.Store.Create("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Unlock()
+	var holders, won atomic.Int32
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 400 {
+				c, err := r.reserve("c")
+				if errors.Is(err, container.ErrExist) {
+					continue
+				} else if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d creates have the id", n)
+				}
+				won.Add(1)
+				if entries, err := os.ReadDir(c.Dir()); err != nil || len(entries) != 0 {
+					t.Errorf("the new container's directory holds %v, %v", entries, err)
+				}
+				if err := c.Save(); err != nil {
+					t.Error(err)
+				}
+				runtime.Gosched()
+				holders.Add(-1)
+				if won.Load()%2 == 0 {
+					_ = c.Remove() // else it dies
+				}
+				c.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() == 0 {
+		t.Error("nobody got the id")
 	}
 }
 
