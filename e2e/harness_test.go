@@ -102,9 +102,9 @@ func (r *rt) runInput(in []byte, args ...string) result {
 	return finish(r.t, r.command(args...), in)
 }
 
-// limitOf is how long a call may take: run and exec as long as what they run, all others a little.
+// limitOf is how long a call may take: run and exec as long as what they run, create as long as a boot, all others a little.
 func limitOf(args []string) time.Duration {
-	if slices.Contains(args, "run") || slices.Contains(args, "exec") {
+	if slices.Contains(args, "run") || slices.Contains(args, "exec") || slices.Contains(args, "create") {
 		return 2 * time.Minute
 	}
 	return 30 * time.Second
