@@ -201,7 +201,7 @@ func (m *monitor) exec(c *control.Conn, r *control.Request) {
 }
 
 func (m *monitor) startExec(p *process, r *control.Request) error {
-	process, err := oci.GuestProcess(r.Process)
+	process, err := oci.GuestProcess(r.Process, m.cfg.Spec.Linux.Seccomp)
 	if err != nil {
 		return err
 	}

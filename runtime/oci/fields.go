@@ -52,6 +52,7 @@ var fields = map[string]decision{
 	"linux.maskedPaths":       carried,
 	"linux.readonlyPaths":     carried,
 	"linux.rootfsPropagation": carried,
+	"linux.seccomp":           carried,
 	"linux.devices":           refused,
 
 	"linux.resources":                    described,

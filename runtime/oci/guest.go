@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/seccomp"
 )
 
 // ExportName is the name under which the n-th thing that a container may see is exported to its guest: 0 is the root
@@ -17,7 +18,7 @@ func ExportName(id string, n int) string { return fmt.Sprintf("%s/%d", id, n) }
 
 // Guest translates a checked config to what the agent in the guest carries out.
 func Guest(id string, spec *specs.Spec) (*agent.CreateContainer, error) {
-	process, err := GuestProcess(spec.Process)
+	process, err := GuestProcess(spec.Process, spec.Linux.Seccomp)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +89,19 @@ func value(p *int64) int64 {
 // defaultUmask is what a process gets whose config has none, as under runc.
 const defaultUmask = 0o022
 
-// GuestProcess translates a checked process; its stream ids are the caller's to fill.
-func GuestProcess(p *specs.Process) (agent.Process, error) {
+// GuestProcess translates a checked process, and its container's seccomp profile, which holds for every process of the
+// container; the stream ids are the caller's to fill.
+func GuestProcess(p *specs.Process, profile *specs.LinuxSeccomp) (agent.Process, error) {
+	filter, err := seccomp.Compile(profile)
+	if err != nil {
+		return agent.Process{}, err
+	}
 	out := agent.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
 		UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids, Umask: defaultUmask,
 		NoNewPrivileges: p.NoNewPrivileges,
 		Terminal:        p.Terminal,
+		Seccomp:         filter,
 	}
 	if p.User.Umask != nil {
 		out.Umask = *p.User.Umask & 0o777

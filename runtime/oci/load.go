@@ -33,6 +33,7 @@ func Load(dir string) (*specs.Spec, error) {
 	if err := dec.Decode(&spec); err != nil {
 		return nil, fmt.Errorf("%s: %w", ConfigFile, describe(err))
 	}
+	keepEmptyFlags(spec.Linux)
 	if spec.Root == nil || spec.Root.Path == "" {
 		return nil, errors.New("config.json: root.path is missing: name the root file system's directory")
 	}
@@ -76,6 +77,9 @@ func Validate(spec *specs.Spec) error {
 		return fmt.Errorf("config.json: unsupported ociVersion %q: govmm-run reads 1.x", spec.Version)
 	}
 	if err := checkFields(spec); err != nil {
+		return err
+	}
+	if err := checkSeccomp(spec.Linux); err != nil {
 		return err
 	}
 	if err := checkRoot(spec.Root.Path); err != nil {

@@ -144,7 +144,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"no root", func(s *specs.Spec) { s.Root = nil }, "root.path is missing"},
 		{"root that is not there", func(s *specs.Spec) { s.Root.Path = "nope" }, "invalid rootfs"},
 		{"host root", func(s *specs.Spec) { s.Root.Path = "/" }, "host's own root"},
-		{"seccomp", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow} }, "config field linux.seccomp is not supported yet"},
+		{"seccomp", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActNotify} }, "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY is not supported"},
 		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true"}}} }, "config field hooks.poststop is not supported yet"},
 		{"deep field", func(s *specs.Spec) {
 			s.Linux.Resources.Memory = &specs.LinuxMemory{KernelTCP: &limit}
