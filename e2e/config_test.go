@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +53,33 @@ grep ' /tmp ' /proc/self/mountinfo`)
 	if t.Failed() {
 		t.Logf("status %d, stdout %s\nstderr %s", res.status, res.out, res.err)
 	}
+}
+
+// TestSeccomp shows a profile's actions to a container's process and to those of exec.
+func TestSeccomp(t *testing.T) {
+	r := newRuntime(t)
+	exdev := uint(syscall.EXDEV)
+	bundle := r.bundle(func(s *specs.Spec) {
+		s.Process.NoNewPrivileges = false // the filter is then in place before privileges are dropped
+		s.Linux.Seccomp = &specs.LinuxSeccomp{
+			DefaultAction: specs.ActAllow,
+			Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32},
+			Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: &exdev},
+				{Names: []string{"umount2", "no_such_call"}, Action: specs.ActKillProcess},
+				{Names: []string{"kill"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo, Value: uint64(syscall.SIGUSR1)}}},
+			},
+		}
+	}, "/bin/sh", "-c", "mkdir /tmp/a 2>/tmp/out; grep Seccomp: /proc/self/status >>/tmp/out; touch /tmp/done; exec sleep 1000")
+	id := r.id()
+	r.run("create", "--bundle", bundle, id).want(t, 0, "", "")
+	r.run("start", id).want(t, 0, "", "")
+	r.run("exec", id, "/bin/sh", "-c", "while ! test -e /tmp/done; do sleep 0.1; done; cat /tmp/out").
+		want(t, 0, "mkdir: can't create directory '/tmp/a': Invalid cross-device link\nSeccomp:\t2\n", "")
+	r.run("exec", id, "/bin/mkdir", "/tmp/b").want(t, 1, "", "mkdir: can't create directory '/tmp/b': Invalid cross-device link")
+	r.run("exec", id, "/bin/umount", "/proc").want(t, 128+int(syscall.SIGSYS), "", "")
+	r.run("exec", id, "/bin/sh", "-c", "kill -USR1 $$").want(t, 1, "", "Operation not permitted")
+	r.run("exec", id, "/bin/sh", "-c", "kill -USR2 $$").want(t, 128+int(syscall.SIGUSR2), "", "")
 }
 
 func TestMemoryLimit(t *testing.T) {
