@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,7 +35,8 @@ func TestGuestEnds(t *testing.T) {
 func TestCreateInterrupted(t *testing.T) {
 	for _, s := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
 		h := newHost(t, idle, nil)
-		c := h.startCreate("c", "", nil)
+		// The tests may run under nohup, whose children ignore SIGHUP.
+		c := h.startCreate("c", "", through("env", "--default-signal=HUP", "bash", "-c", `exec -a "$0" "$@"`))
 		c.waitMonitor()
 		if err := c.Process.Signal(s); err != nil {
 			t.Fatal(err)
@@ -46,15 +48,20 @@ func TestCreateInterrupted(t *testing.T) {
 	}
 }
 
+// through has a create started by another program, whose last argument is a script for bash: $0 is the name to go by, "$@" the
+// program and its arguments.
+func through(starter ...string) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) {
+		by := exec.Command(starter[0], starter[1:]...)
+		self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
+		cmd.Path, cmd.Args = by.Path, slices.Concat(by.Args, []string{cmd.Args[0], self}, cmd.Args[1:])
+	}
+}
+
 // TestCreateIgnores hangs up on a create that nohup started.
 func TestCreateIgnores(t *testing.T) {
 	h := newHost(t, idle, nil)
-	c := h.startCreate("c", "", func(cmd *exec.Cmd) {
-		self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
-		// The arguments after the script are $0, here the name to go by, and "$@".
-		cmd.Args = append([]string{"bash", "-c", `trap "" HUP; exec -a "$0" "$@"`, cmd.Args[0], self}, cmd.Args[1:]...)
-		cmd.Path = "/bin/bash"
-	})
+	c := h.startCreate("c", "", through("bash", "-c", `trap "" HUP; exec -a "$0" "$@"`))
 	c.waitMonitor()
 	if err := c.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
