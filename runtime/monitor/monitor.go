@@ -215,10 +215,10 @@ func (m *monitor) acceptAgent(l net.Listener) error {
 	}()
 	select {
 	case err := <-accepted:
-		m.phases.end(phaseKernel)
 		if err != nil {
 			return fmt.Errorf("guest: %w", err)
 		}
+		m.phases.endBoot(m.guest.Hello.Phases)
 		go m.hangUp()
 		return nil
 	case err := <-m.ended:

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/govmm/govmm/runtime/agent"
 )
 
 // phases are the moments of a start, for the table that --phases prints. A nil one records nothing.
@@ -12,16 +14,17 @@ type phases struct {
 	at    []time.Time
 }
 
-// The phases of a container's life, by what ends them.
+// The phases of a container's life, by what ends them. Each begins where the one before it ends.
 const (
-	phaseCLI       = "cli"       // govmm-run: config read, monitor forked
-	phaseSandbox   = "sandbox"   // monitor: namespaces entered, trees made, pivoted
+	phaseCLI       = "cli"       // config.json checked, state directory and cgroup made, monitor forked, our config received
+	phaseSandbox   = "sandbox"   // namespaces entered, trees made, pivoted
 	phaseVM        = "vm"        // VM made, kernel loaded, devices wired
-	phaseKernel    = "kernel"    // guest kernel up to PID 1's first words
-	phaseContainer = "container" // mounts made, process held ready
-	phaseStart     = "start"     // process let run
-	phaseProcess   = "process"   // process ended, output drained
-	phaseExit      = "exit"      // VM ended
+	phaseKernel    = "kernel"    // vCPU entered, kernel up to PID 1's first instruction of ours
+	phaseInit      = "init"      // PID 1's own mounts made, its first message here
+	phaseContainer = "container" // hand-shake done, the container's mounts made, process held ready
+	phaseStart     = "start"     // state recorded, start called, process let run
+	phaseProcess   = "process"   // process executed and ended, output drained
+	phaseExit      = "exit"      // what the guest holds written back
 )
 
 func newPhases(wanted bool, begin int64) *phases {
@@ -31,11 +34,27 @@ func newPhases(wanted bool, begin int64) *phases {
 	return &phases{names: []string{"begin"}, at: []time.Time{time.Unix(0, begin)}}
 }
 
-func (p *phases) end(name string) {
+func (p *phases) end(name string) { p.endAt(name, time.Now()) }
+
+func (p *phases) endAt(name string, at time.Time) {
 	if p != nil {
 		p.names = append(p.names, name)
-		p.at = append(p.at, time.Now())
+		p.at = append(p.at, at)
 	}
+}
+
+// endBoot splits the boot by the guest's own clock: its hello was sent just before now. A guest that tells of a time
+// before its VM's gets no phase of its own.
+func (p *phases) endBoot(guest agent.Phases) {
+	if p == nil {
+		return
+	}
+	now := time.Now()
+	ago := time.Duration(guest.Hello - guest.Init)
+	if last := p.at[len(p.at)-1]; guest.Init <= guest.Hello && ago >= 0 && ago < now.Sub(last) {
+		p.endAt(phaseKernel, now.Add(-ago))
+	}
+	p.endAt(phaseInit, now)
 }
 
 // write prints a table for people, and a line a phase for programs.
