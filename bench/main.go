@@ -1,6 +1,6 @@
 // bench measures how a container starts: instructions (the test host's clock under icount) and wall clock, side by side
 // with the tools that do the same job, in one run. Both ends of every interval are named in the tables; the raw samples
-// are kept in build/bench.
+// are kept in build/bench. docs/benchmarks.md tells how to read them.
 package main
 
 import (
@@ -10,18 +10,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 func main() {
 	inside := flag.String("inside", "", "measure, in the test host, with the files of this directory")
 	runs := flag.Int("runs", 5, "samples of each subject")
 	wall := flag.Bool("wall", true, "measure wall clock too")
+	flag.DurationVar(&patience, "patience", patience, "how long a run may take inside, by the test host's clock")
+	only := flag.String("only", "", "the subjects to measure, by name, separated by commas (default: all)")
+	show := flag.String("show", "", "print the tables of this earlier result and draw its timeline, measure nothing")
 	flag.Parse()
 	var err error
-	if *inside != "" {
-		err = measure(*inside, *runs)
-	} else {
-		err = bench(*runs, *wall)
+	switch {
+	case *inside != "":
+		err = measure(*inside, *runs, *only)
+	case *show != "":
+		err = showResult(*show)
+	default:
+		err = bench(*runs, *wall, *only)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -29,76 +37,74 @@ func main() {
 	}
 }
 
-// out is where samples and tables go.
+// out is where samples and the picture go.
 const out = "build/bench"
 
 // bench prepares the files, runs the measurements in the test host and prints the tables.
-func bench(runs int, wall bool) error {
+func bench(runs int, wall bool, only string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	dir, err := prepare()
+	dir, meta, err := prepare()
 	if err != nil {
 		return err
 	}
-	if err := report("instructions (icount, one CPU; 1 ns of the test host's clock is one instruction)", "icount", runs, dir, "--icount"); err != nil {
+	args := []string{filepath.Join(dir, "bench"), "-inside", dir, "-runs", fmt.Sprint(runs), "-only", only}
+	// Half a second is 500 million instructions, which take some ten seconds to emulate.
+	if err := boot(clockInstructions, meta, append(args, "-patience", "500ms"), "--icount"); err != nil || !wall {
 		return err
 	}
-	if !wall {
-		return nil
-	}
-	return report("wall clock inside the test host (two emulated CPUs; indicative only)", "wall", runs, dir, "--smp", "2")
+	return boot(clockWall, meta, args, "--smp", "2")
 }
 
-// prepare gathers everything that is measured in one directory, which the measuring process copies to a tmpfs.
-func prepare() (string, error) {
-	dir, err := filepath.Abs(filepath.Join(out, "files"))
-	if err != nil {
-		return "", err
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	for _, c := range [][]string{
-		{"go", "build", "-trimpath", "-o", filepath.Join(dir, "bench"), "./bench"},
-		{"go", "run", "./guestkernel/build", "-bare", "-o", filepath.Join(dir, "vmlinux"), "-initrd", filepath.Join(dir, "initrd.cpio")},
-		{"cp", "bin/govmm", "bin/govmm-run", dir},
-	} {
-		if err := run(c[0], c[1:]...); err != nil {
-			return "", err
-		}
-	}
-	return dir, nil
-}
-
-func run(name string, args ...string) error {
-	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// report measures in one boot of the test host and prints what came out.
-func report(title, name string, runs int, dir string, hostFlags ...string) error {
-	args := append([]string{"run", "./testhost"}, hostFlags...)
-	args = append(args, "--", filepath.Join(dir, "bench"), "-inside", dir, "-runs", fmt.Sprint(runs))
-	cmd := exec.Command("go", args...)
+// boot measures in one boot of the test host, keeps what came out and shows it.
+func boot(clock string, meta Meta, args []string, hostFlags ...string) error {
+	cmd := exec.Command("go", slices.Concat([]string{"run", "./testhost"}, hostFlags, []string{"--"}, args)...)
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("test host: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(out, name+".json"), b, 0o644); err != nil {
+	var r Result
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("the test host's answer: %w", err)
+	}
+	meta.Tools = r.Meta.Tools
+	r.Meta, r.Clock = meta, clock
+	if b, err = json.MarshalIndent(&r, "", " "); err != nil {
+		return err
+	}
+	path := filepath.Join(out, clock+".json")
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return showResult(path)
+}
+
+// showResult prints the tables of a kept result; the one in instructions gives the picture, too.
+func showResult(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
 		return err
 	}
 	var r Result
 	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := r.print(os.Stdout); err != nil {
 		return err
 	}
-	return r.print(os.Stdout, title)
+	fmt.Printf("\nraw samples: %s\n", path)
+	if r.Clock != clockInstructions {
+		return nil
+	}
+	picture := strings.TrimSuffix(path, ".json") + ".svg"
+	if filepath.Dir(path) == out {
+		picture = filepath.Join(out, "timeline.svg")
+	}
+	if err := os.WriteFile(picture, []byte(r.timeline()), 0o644); err != nil {
+		return err
+	}
+	fmt.Printf("picture: %s\n", picture)
+	return nil
 }
