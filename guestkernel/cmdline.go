@@ -1,8 +1,8 @@
 package guestkernel
 
 // Cmdline is the command line that the container kernel is built for, without
-// what the monitor knows better (maxcpus=, virtio_mmio.device=). What each
-// word saves is in README.md.
+// what the monitor knows better (virtio_mmio.device=). README.md says why each
+// word is there.
 //
 //   - panic=-1, reboot=k: a panic resets at once, through the i8042.
 //   - no_timer_check, tsc=reliable: the hypervisor's timers are not doubted.
