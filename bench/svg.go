@@ -77,6 +77,7 @@ func (r *Result) timeline() string {
 
 func (p *picture) phases(t *Sample) {
 	p.heading("govmm-run run of busybox echo HELLO, in millions of instructions since the fork")
+	p.y += 6
 	p.text(svgMargin, 11, "start", "blue: govmm-run itself, orange: the monitor, green: the guest, and the monitor answering it")
 	p.y += 8
 	scale := float64(svgWidth-svgLabel-90) / float64(max(t.Exit, 1))
