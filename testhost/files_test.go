@@ -128,17 +128,17 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-func TestReadRegisters(t *testing.T) {
+func TestReadAnswer(t *testing.T) {
 	const answers = `{"QMP": {"version": {}}}
 {"timestamp": {}, "event": "RTC_CHANGE"}
 {"return": {}}
 {"return": "CPU#0\r\nRAX=0"}
 `
-	if got, err := readRegisters(json.NewDecoder(strings.NewReader(answers))); err != nil || !strings.HasPrefix(got, "CPU#0") {
+	if got, err := readAnswer(json.NewDecoder(strings.NewReader(answers))); err != nil || !strings.HasPrefix(got, "CPU#0") {
 		t.Errorf("got %q, %v", got, err)
 	}
 	for _, bad := range []string{`{"error": {"desc": "no"}}`, `{"return": {}}`, ""} {
-		if _, err := readRegisters(json.NewDecoder(strings.NewReader(bad))); err == nil {
+		if _, err := readAnswer(json.NewDecoder(strings.NewReader(bad))); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
 	}

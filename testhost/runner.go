@@ -116,9 +116,9 @@ func (r *runner) keepEvidence(h *host) {
 		fmt.Fprintf(r.log, "testhost: %v\n", err)
 		return
 	}
-	regs, err := registers(h.qmp)
+	regs, err := registers(h.qmp, r.opts.smp)
 	if err != nil {
-		regs = err.Error() + "\n"
+		regs += err.Error() + "\n"
 	}
 	for name, text := range map[string]string{
 		"registers": regs, "console": h.console.tail() + "\n", "command": r.opts.shown + "\n",
