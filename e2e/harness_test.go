@@ -102,10 +102,14 @@ func (r *rt) runInput(in []byte, args ...string) result {
 	return finish(r.t, r.command(args...), in)
 }
 
-// limitOf is how long a call may take: run and exec as long as what they run, create as long as a boot, all others a little.
+// limitOf is how long a call may take, on a busy machine and emulated: run as long as a whole suite, create and exec as a boot or
+// a piece of work, all others a little.
 func limitOf(args []string) time.Duration {
-	if slices.Contains(args, "run") || slices.Contains(args, "exec") || slices.Contains(args, "create") {
-		return 2 * time.Minute
+	switch {
+	case slices.Contains(args, "run"):
+		return 5 * time.Minute
+	case slices.Contains(args, "exec"), slices.Contains(args, "create"):
+		return 3 * time.Minute
 	}
 	return 30 * time.Second
 }

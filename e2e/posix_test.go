@@ -62,7 +62,7 @@ func TestPOSIX(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bundle := r.bundle(withoutPasswd(volume, dir), "/e2e.test", "-test.v", "-test.run", "^TestGuestPOSIX$", "-test.timeout", "90s")
+			bundle := r.bundle(withoutPasswd(volume, dir), "/e2e.test", "-test.v", "-test.run", "^TestGuestPOSIX$", "-test.timeout", "4m")
 			copySelf(t, filepath.Join(bundle, "rootfs"))
 			res := r.run("run", "--bundle", bundle, r.id())
 			count := map[string]int{}
