@@ -55,7 +55,7 @@ func subjects() []Subject {
 			qemu, "-bios", "qboot.rom", "-M", "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off", "-cpu", "host", "-smp", "1", "-m", "128",
 			"-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-kernel", "/vmlinux", "-initrd", "/initrd.cpio",
 			"-append", strings.Replace(bareCmdline, "reboot=k", "reboot=t", 1)}},
-		{Group: groupRun, Name: nameRun, Guest: &Guest{}, Command: []string{"/govmm-run", "run", "--phases", "--bundle", "/bundle", "bench"}},
+		{Group: groupRun, Name: nameRun, Guest: &Guest{}, Command: []string{"/govmm-run", "run", "--phases=lines", "--bundle", "/bundle", "bench"}},
 		{Group: groupRun, Name: "crun", Command: []string{crun, "--cgroup-manager=disabled", "run", "--bundle", "/bundle", "bench"}},
 		{Group: groupRun, Name: "runc", Command: []string{runc, "run", "--bundle", "/bundle", "bench"}},
 	}

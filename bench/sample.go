@@ -134,7 +134,7 @@ func killAll(pid int, id string) {
 	_ = inRoot("/govmm-run", "delete", "--force", id).Run()
 }
 
-// parsePhases reads --phases' lines for programs, "phase NAME UNIXNANO". Only what comes behind the start is believed.
+// parsePhases reads the lines of --phases=lines, "phase NAME UNIXNANO". Only what comes behind the start is believed.
 func parsePhases(text string, start int64) []Phase {
 	var phases []Phase
 	for _, line := range strings.Split(text, "\n") {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/lifecycle"
+	"github.com/govmm/govmm/runtime/monitor"
 )
 
 // createFlags binds the flags that create and run share.
@@ -59,12 +60,16 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	createFlags(cmd, &o.CreateOptions)
 	cmd.Flags().BoolVarP(&o.Detach, "detach", "d", false, "do not wait for the container")
-	cmd.Flags().BoolVar(&o.Phases, "phases", false, "print on standard error where the time of the start went")
+	cmd.Flags().StringVar((*string)(&o.Phases), "phases", "", "print on standard error where the time of the start went: a table, or lines for programs")
+	cmd.Flags().Lookup("phases").NoOptDefVal = string(monitor.PhaseTable)
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the stopped container for state and delete")
 	cmd.Flags().Bool("no-subreaper", false, "accepted for runc's sake")
 	cmd.RunE = a.withRuntime(func(r *lifecycle.Runtime, args []string) error {
 		if err := checkPreserveFDs(cmd); err != nil {
 			return err
+		}
+		if o.Phases != "" && o.Phases != monitor.PhaseTable && o.Phases != monitor.PhaseLines {
+			return fmt.Errorf("--phases=%s: use %s or %s", o.Phases, monitor.PhaseTable, monitor.PhaseLines)
 		}
 		o.ID, o.Begin = args[0], a.begin
 		status, err := r.Run(o)

@@ -32,7 +32,7 @@ type CreateOptions struct {
 	PIDFile       string
 	ConsoleSocket string
 	// Phases asks the monitor for a table of the start's phases on standard error; Begin is when this call began.
-	Phases bool
+	Phases monitor.PhaseFormat
 	Begin  time.Time
 	// Foreground says that the caller stays and serves the terminal on its own standard streams.
 	Foreground bool

@@ -22,7 +22,7 @@ type Config struct {
 	Kernel        string      `json:"kernel,omitempty"`        // in place of the embedded one
 	ConsoleSocket string      `json:"consoleSocket,omitempty"` // where the terminal's master goes
 	Debug         bool        `json:"debug,omitempty"`
-	// Phases asks for a table of the times of the start, Begin is when govmm-run began, in nanoseconds since the epoch.
-	Phases bool  `json:"phases,omitempty"`
-	Begin  int64 `json:"begin,omitempty"`
+	// Phases asks for the times of the start, Begin is when govmm-run began, in nanoseconds since the epoch.
+	Phases PhaseFormat `json:"phases,omitempty"`
+	Begin  int64       `json:"begin,omitempty"`
 }

@@ -8,10 +8,20 @@ import (
 	"github.com/govmm/govmm/runtime/agent"
 )
 
-// phases are the moments of a start, for the table that --phases prints. A nil one records nothing.
+// PhaseFormat is how the phases of a start are printed on standard error at its end.
+type PhaseFormat string
+
+// The formats. The empty one prints nothing.
+const (
+	PhaseTable PhaseFormat = "table" // for people
+	PhaseLines PhaseFormat = "lines" // for programs: "phase NAME T", T in nanoseconds since the epoch
+)
+
+// phases are the moments of a start. A nil one records nothing.
 type phases struct {
-	names []string
-	at    []time.Time
+	format PhaseFormat
+	names  []string
+	at     []time.Time
 }
 
 // The phases of a container's life, by what ends them. Each begins where the one before it ends.
@@ -27,11 +37,11 @@ const (
 	phaseExit      = "exit"      // what the guest holds written back
 )
 
-func newPhases(wanted bool, begin int64) *phases {
-	if !wanted {
+func newPhases(f PhaseFormat, begin int64) *phases {
+	if f == "" {
 		return nil
 	}
-	return &phases{names: []string{"begin"}, at: []time.Time{time.Unix(0, begin)}}
+	return &phases{format: f, names: []string{"begin"}, at: []time.Time{time.Unix(0, begin)}}
 }
 
 func (p *phases) end(name string) { p.endAt(name, time.Now()) }
@@ -57,17 +67,20 @@ func (p *phases) endBoot(guest agent.Phases) {
 	p.endAt(phaseInit, now)
 }
 
-// write prints a table for people, and a line a phase for programs.
+// write prints what was asked for.
 func (p *phases) write(w io.Writer) {
 	if p == nil {
+		return
+	}
+	if p.format == PhaseLines {
+		for i := range p.at {
+			fmt.Fprintf(w, "phase %s %d\n", p.names[i], p.at[i].UnixNano())
+		}
 		return
 	}
 	fmt.Fprintf(w, "\n%-12s %10s %10s\n", "phase", "ms", "at ms")
 	for i := 1; i < len(p.at); i++ {
 		fmt.Fprintf(w, "%-12s %10.1f %10.1f\n", p.names[i], ms(p.at[i].Sub(p.at[i-1])), ms(p.at[i].Sub(p.at[0])))
-	}
-	for i := range p.at {
-		fmt.Fprintf(w, "phase %s %d\n", p.names[i], p.at[i].UnixNano())
 	}
 }
 
