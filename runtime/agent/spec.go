@@ -5,7 +5,8 @@ type CreateContainer struct {
 	ID     string
 	Rootfs Rootfs
 	Mounts []Mount // made in this order
-	// Devices are made besides the default ones of the runtime specification (null, zero, full, random, urandom, tty).
+	// Devices are made besides the default ones of the runtime specification (null, zero, full, random, urandom, tty), or
+	// in their place.
 	Devices                    []Device
 	Hostname, Domainname       string
 	Sysctls                    []Sysctl
@@ -121,6 +122,10 @@ type Process struct {
 	Terminal                       bool
 	Rows, Cols                     uint16 // of the terminal, 0 for unknown
 	Seccomp                        Seccomp
+	Scheduler                      Scheduler
+	IOPriority                     uint16 // class and level (ioprio_set(2)), 0 leaves it
+	Personality                    uint32 // execution domain (personality(2)); 0 is Linux's own
+	CPUs                           uint64 // where the process may run, bit n for CPU n; 0 is everywhere
 	Stdin, Stdout, Stderr, Console uint32 // stream ids, 0 for /dev/null; with Terminal only Console
 }
 
@@ -142,6 +147,10 @@ func (m *Process) code(c *coder) {
 	c.u16(&m.Cols)
 	c.u32(&m.Seccomp.Flags)
 	list(c, &m.Seccomp.Filter, func(v *Instruction) { c.u16(&v.Code); c.u8(&v.JT); c.u8(&v.JF); c.u32(&v.K) })
+	m.Scheduler.code(c)
+	c.u16(&m.IOPriority)
+	c.u32(&m.Personality)
+	c.u64(&m.CPUs)
 	c.u32(&m.Stdin)
 	c.u32(&m.Stdout)
 	c.u32(&m.Stderr)
@@ -163,6 +172,27 @@ func (m *Capabilities) code(c *coder) {
 type Rlimit struct {
 	Resource   int32
 	Soft, Hard uint64
+}
+
+// Scheduler is how a process is scheduled (sched_setattr(2)).
+type Scheduler struct {
+	Set                       bool // else the fields say nothing
+	Policy                    uint32
+	Flags                     uint64
+	Nice                      int32
+	Priority                  uint32
+	Runtime, Deadline, Period uint64 // nanoseconds
+}
+
+func (m *Scheduler) code(c *coder) {
+	c.flag(&m.Set)
+	c.u32(&m.Policy)
+	c.u64(&m.Flags)
+	c.i32(&m.Nice)
+	c.u32(&m.Priority)
+	c.u64(&m.Runtime)
+	c.u64(&m.Deadline)
+	c.u64(&m.Period)
 }
 
 // Seccomp is a compiled filter (seccomp(2)), installed last; an empty one is none.

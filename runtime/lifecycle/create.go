@@ -79,6 +79,9 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if unknown := oci.UnknownCapabilities(spec.Process); len(unknown) > 0 {
 		r.Log.Warn("ignoring unknown capabilities", "capabilities", unknown)
 	}
+	for _, what := range oci.Ignored(spec) {
+		r.Log.Debug("ignoring " + what)
+	}
 	c, err := r.reserve(o.ID)
 	if err != nil {
 		return nil, err

@@ -201,7 +201,7 @@ func (m *monitor) exec(c *control.Conn, r *control.Request) {
 }
 
 func (m *monitor) startExec(p *process, r *control.Request) error {
-	process, err := oci.GuestProcess(r.Process, m.cfg.Spec.Linux.Seccomp)
+	process, err := oci.GuestExec(r.Process, m.cfg.Spec)
 	if err != nil {
 		return err
 	}

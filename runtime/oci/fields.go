@@ -43,7 +43,13 @@ var fields = map[string]decision{
 	"process.rlimits":         carried,
 	"process.noNewPrivileges": carried,
 	"process.oomScoreAdj":     carried,
-	"process.user.username":   refused, // Windows'
+	"process.scheduler":       carried,
+	"process.ioPriority":      carried,
+	"process.execCPUAffinity": carried,
+	"process.apparmorProfile": ignored, // engines name one on every host with AppArmor
+	"process.selinuxLabel":    ignored, // refused where SELinux is on
+	"process.commandLine":     ignored, // Windows'
+	"process.user.username":   ignored, // Windows'
 
 	"linux":                   described,
 	"linux.sysctl":            carried,
@@ -53,7 +59,10 @@ var fields = map[string]decision{
 	"linux.readonlyPaths":     carried,
 	"linux.rootfsPropagation": carried,
 	"linux.seccomp":           carried,
-	"linux.devices":           refused,
+	"linux.devices":           carried,
+	"linux.personality":       carried,
+	"linux.mountLabel":        ignored, // as process.selinuxLabel
+	"linux.memoryPolicy":      ignored, // the guest has one node
 
 	"linux.resources":                    described,
 	"linux.resources.devices":            ignored, // no device of the host is in the guest to be allowed or denied
@@ -68,6 +77,11 @@ var fields = map[string]decision{
 	"linux.resources.cpu.period":         carried,
 	"linux.resources.cpu.cpus":           carried,
 	"linux.resources.cpu.mems":           carried,
+
+	"solaris": ignored,
+	"windows": ignored,
+	"zos":     ignored,
+	"freebsd": ignored,
 
 	"vm":                 described,
 	"vm.kernel":          carried,

@@ -18,7 +18,7 @@ func ExportName(id string, n int) string { return fmt.Sprintf("%s/%d", id, n) }
 
 // Guest translates a checked config to what the agent in the guest carries out.
 func Guest(id string, spec *specs.Spec) (*agent.CreateContainer, error) {
-	process, err := GuestProcess(spec.Process, spec.Linux.Seccomp)
+	process, err := GuestProcess(spec.Process, spec.Linux)
 	if err != nil {
 		return nil, err
 	}
@@ -30,6 +30,7 @@ func Guest(id string, spec *specs.Spec) (*agent.CreateContainer, error) {
 		MaskedPaths:   spec.Linux.MaskedPaths,
 		ReadonlyPaths: spec.Linux.ReadonlyPaths,
 		Process:       process,
+		Devices:       guestDeviceList(spec.Linux),
 	}
 	for i, m := range spec.Mounts {
 		mount, err := guestMount(id, i, m)
@@ -89,10 +90,10 @@ func value(p *int64) int64 {
 // defaultUmask is what a process gets whose config has none, as under runc.
 const defaultUmask = 0o022
 
-// GuestProcess translates a checked process, and its container's seccomp profile, which holds for every process of the
-// container; the stream ids are the caller's to fill.
-func GuestProcess(p *specs.Process, profile *specs.LinuxSeccomp) (agent.Process, error) {
-	filter, err := seccomp.Compile(profile)
+// GuestProcess translates a checked process, and what of its container holds for each of its processes: seccomp profile
+// and personality. The stream ids are the caller's to fill.
+func GuestProcess(p *specs.Process, l *specs.Linux) (agent.Process, error) {
+	filter, err := seccomp.Compile(l.Seccomp)
 	if err != nil {
 		return agent.Process{}, err
 	}
@@ -102,6 +103,9 @@ func GuestProcess(p *specs.Process, profile *specs.LinuxSeccomp) (agent.Process,
 		NoNewPrivileges: p.NoNewPrivileges,
 		Terminal:        p.Terminal,
 		Seccomp:         filter,
+		Scheduler:       guestScheduler(p.Scheduler),
+		IOPriority:      guestIOPriority(p.IOPriority),
+		Personality:     guestPersonality(l),
 	}
 	if p.User.Umask != nil {
 		out.Umask = *p.User.Umask & 0o777
@@ -139,6 +143,20 @@ func capabilitySet(names []string) uint64 {
 		}
 	}
 	return set
+}
+
+// GuestExec translates the checked process of an exec in a container.
+func GuestExec(p *specs.Process, container *specs.Spec) (agent.Process, error) {
+	out, err := GuestProcess(p, container.Linux)
+	if err != nil {
+		return out, err
+	}
+	cpus := p.ExecCPUAffinity
+	if cpus == nil {
+		cpus = container.Process.ExecCPUAffinity
+	}
+	out.CPUs, err = execAffinity(cpus)
+	return out, err
 }
 
 func capabilityNumber(name string) int {

@@ -38,6 +38,7 @@ func Load(dir string) (*specs.Spec, error) {
 		return nil, errors.New("config.json: root.path is missing: name the root file system's directory")
 	}
 	makeAbsolute(&spec, dir)
+	replaceShm(spec.Mounts)
 	if err := Validate(&spec); err != nil {
 		return nil, err
 	}
@@ -139,6 +140,18 @@ func checkProcess(p *specs.Process) error {
 	if a := p.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {
 		return fmt.Errorf("process.oomScoreAdj: %d is not between -1000 and 1000", *a)
 	}
+	if err := checkScheduler(p.Scheduler); err != nil {
+		return err
+	}
+	if err := checkIOPriority(p.IOPriority); err != nil {
+		return err
+	}
+	if _, err := execAffinity(p.ExecCPUAffinity); err != nil {
+		return err
+	}
+	if err := checkLabels(p.SelinuxLabel, ""); err != nil {
+		return err
+	}
 	return checkRlimits(p.Rlimits)
 }
 
@@ -188,10 +201,17 @@ func checkLinux(l *specs.Linux) error {
 			return fmt.Errorf("linux.sysctl: invalid key %q", key)
 		}
 	}
-	switch l.RootfsPropagation {
-	case "", "private", "rprivate", "slave", "rslave":
-	default:
-		return fmt.Errorf("linux.rootfsPropagation: %q cannot cross the boundary of a VM: use private", l.RootfsPropagation)
+	if propagations[l.RootfsPropagation] == 0 && l.RootfsPropagation != "" {
+		return fmt.Errorf("linux.rootfsPropagation: %q is not a propagation such as private", l.RootfsPropagation)
+	}
+	if err := checkPersonality(l.Personality); err != nil {
+		return err
+	}
+	if err := checkLabels("", l.MountLabel); err != nil {
+		return err
+	}
+	if err := checkDevices(l); err != nil {
+		return err
 	}
 	return checkResources(l.Resources)
 }

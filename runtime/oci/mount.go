@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -54,7 +55,6 @@ var mountFlags = map[string]mountFlag{
 	"nosuid":        {false, unix.MS_NOSUID},
 	"nosymfollow":   {false, unix.MS_NOSYMFOLLOW},
 	"relatime":      {false, unix.MS_RELATIME},
-	"remount":       {false, unix.MS_REMOUNT},
 	"ro":            {false, unix.MS_RDONLY},
 	"rw":            {true, unix.MS_RDONLY},
 	"silent":        {false, unix.MS_SILENT},
@@ -81,13 +81,27 @@ var recursiveFlags = map[string]recursiveFlag{
 	"rexec":       {true, unix.MOUNT_ATTR_NOEXEC},
 	"rnodiratime": {false, unix.MOUNT_ATTR_NODIRATIME},
 	"rdiratime":   {true, unix.MOUNT_ATTR_NODIRATIME},
+
+	"rnosymfollow": {false, unix.MOUNT_ATTR_NOSYMFOLLOW},
+	"rsymfollow":   {true, unix.MOUNT_ATTR_NOSYMFOLLOW},
+
+	"rrelatime":      {false, unix.MOUNT_ATTR_RELATIME},
+	"rnorelatime":    {true, unix.MOUNT_ATTR_RELATIME},
+	"rnoatime":       {false, unix.MOUNT_ATTR_NOATIME},
+	"ratime":         {true, unix.MOUNT_ATTR_NOATIME},
+	"rstrictatime":   {false, unix.MOUNT_ATTR_STRICTATIME},
+	"rnostrictatime": {true, unix.MOUNT_ATTR_STRICTATIME},
 }
 
 var propagations = map[string]uintptr{
-	"private":  unix.MS_PRIVATE,
-	"rprivate": unix.MS_PRIVATE | unix.MS_REC,
-	"slave":    unix.MS_SLAVE,
-	"rslave":   unix.MS_SLAVE | unix.MS_REC,
+	"private":     unix.MS_PRIVATE,
+	"rprivate":    unix.MS_PRIVATE | unix.MS_REC,
+	"slave":       unix.MS_SLAVE,
+	"rslave":      unix.MS_SLAVE | unix.MS_REC,
+	"shared":      unix.MS_SHARED,
+	"rshared":     unix.MS_SHARED | unix.MS_REC,
+	"unbindable":  unix.MS_UNBINDABLE,
+	"runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
 }
 
 // guestTypes are the file systems that the guest mounts by itself.
@@ -121,10 +135,12 @@ func ParseMount(m specs.Mount) (Mount, error) {
 			out.Recursive = true
 		case o == "tmpcopyup":
 			out.CopyUp = true
-		case o == "shared" || o == "rshared" || o == "unbindable" || o == "runbindable":
+		case out.Bind && (o == "shared" || o == "rshared"):
 			return Mount{}, fmt.Errorf("propagation %q cannot cross the boundary of a VM: use rprivate or rslave", o)
 		case o == "idmap" || o == "ridmap":
 			return Mount{}, fmt.Errorf("option %q is not supported yet", o)
+		case o == "remount":
+			return Mount{}, errors.New("option remount is not supported: a guest's mounts are all new")
 		case propagations[o] != 0:
 			out.Propagation = propagations[o]
 		default:
@@ -159,12 +175,26 @@ func (m *Mount) setFlag(option string) bool {
 	if !ok {
 		return false
 	}
-	if f.clear {
+	m.setRecursive(f)
+	return true
+}
+
+// setRecursive notes one option for a whole tree. How access times are kept is one field of the attributes, which
+// mount_setattr(2) wants to be cleared whenever a value is put into it.
+func (m *Mount) setRecursive(f recursiveFlag) {
+	const atime = unix.MOUNT_ATTR__ATIME
+	switch {
+	case f.attr&^atime == 0:
+		m.RecursiveAttr &^= atime
+		m.RecursiveClear |= atime
+		if !f.clear {
+			m.RecursiveAttr |= f.attr
+		}
+	case f.clear:
 		m.RecursiveAttr &^= f.attr
 		m.RecursiveClear |= f.attr
-	} else {
+	default:
 		m.RecursiveAttr |= f.attr
 		m.RecursiveClear &^= f.attr
 	}
-	return true
 }

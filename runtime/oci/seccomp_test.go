@@ -20,7 +20,7 @@ func TestSeccompReachesEveryProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	executed, err := GuestProcess(&specs.Process{Args: []string{"true"}, Cwd: "/"}, spec.Linux.Seccomp)
+	executed, err := GuestProcess(&specs.Process{Args: []string{"true"}, Cwd: "/"}, spec.Linux)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestSeccompFlags(t *testing.T) {
 		if err := json.Unmarshal(b, &sent); err != nil {
 			t.Fatal(err)
 		}
-		p, err := GuestProcess(sent.Process, sent.Linux.Seccomp)
+		p, err := GuestProcess(sent.Process, sent.Linux)
 		if err != nil || p.Seccomp.Flags != tt.want {
 			t.Errorf("%s: flags %#x, %v, want %#x", tt.flags, p.Seccomp.Flags, err, tt.want)
 		}

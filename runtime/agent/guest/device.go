@@ -36,7 +36,7 @@ func (b *builder) devices() error {
 	}
 	old := unix.Umask(0)
 	defer unix.Umask(old)
-	for _, list := range [][]agent.Device{defaultDevices, b.m.Devices} {
+	for _, list := range [][]agent.Device{b.m.Devices, defaultDevices} { // a config's own null is the one that stays
 		for i := range list {
 			if err := b.device(&list[i]); err != nil {
 				return wrap("device "+strconv.Quote(list[i].Path), err)

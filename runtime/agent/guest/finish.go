@@ -25,6 +25,9 @@ func (e *execution) finish() error {
 			return wrap("set rlimit "+strconv.Itoa(int(l.Resource)), err)
 		}
 	}
+	if err := e.scheduling(); err != nil {
+		return err
+	}
 	e.env = environment(e.p)
 	if !e.p.NoNewPrivileges {
 		// Without no_new_privs a filter needs CAP_SYS_ADMIN, which may be gone later.

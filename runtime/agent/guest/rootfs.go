@@ -335,9 +335,6 @@ func (k *masker) hideDir(fd int) error {
 
 // pivot makes the tree the root and drops PID 1's (pivot_root(2): pivot_root(".", ".")).
 func (b *builder) pivot() error {
-	if err := setPropagation(b.root.fd, b.m.Rootfs.Propagation); err != nil {
-		return err
-	}
 	if err := unix.Fchdir(b.root.fd); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}
@@ -347,5 +344,9 @@ func (b *builder) pivot() error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return wrap("detach the old root", err)
 	}
-	return os.NewSyscallError("chdir", unix.Chdir("/"))
+	if err := unix.Chdir("/"); err != nil {
+		return os.NewSyscallError("chdir", err)
+	}
+	// Only now: from a shared mount's tree no root can be pivoted.
+	return setPropagation(b.root.fd, b.m.Rootfs.Propagation)
 }

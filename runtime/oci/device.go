@@ -1,0 +1,140 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+// A deviceRange is a range of minor numbers of one major.
+type deviceRange struct {
+	kind        uint32 // S_IFCHR or S_IFBLK
+	major       int64
+	first, last int64
+}
+
+// guestDevices are the numbers behind which the guest kernel has a driver (Documentation/admin-guide/devices.txt). A
+// node of them is the guest's own device, not the host's.
+var guestDevices = []deviceRange{
+	{unix.S_IFCHR, 1, 3, 3},          // null
+	{unix.S_IFCHR, 1, 5, 5},          // zero
+	{unix.S_IFCHR, 1, 7, 9},          // full, random, urandom
+	{unix.S_IFCHR, 1, 11, 11},        // kmsg
+	{unix.S_IFCHR, 5, 0, 2},          // tty, console, ptmx
+	{unix.S_IFCHR, 10, 183, 183},     // hwrng
+	{unix.S_IFCHR, 10, 200, 200},     // net/tun
+	{unix.S_IFCHR, 10, 229, 229},     // fuse
+	{unix.S_IFCHR, 10, 237, 237},     // loop-control
+	{unix.S_IFCHR, 136, 0, maxMinor}, // pts/*
+	{unix.S_IFBLK, 7, 0, maxMinor},   // loop*
+}
+
+const (
+	maxMajor = 1<<12 - 1 // MINORBITS of <linux/kdev_t.h>
+	maxMinor = 1<<20 - 1
+)
+
+// deviceKinds are the types of a device node (runtime-spec, config-linux.md: Devices).
+var deviceKinds = map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+
+func hasDriver(d specs.LinuxDevice) bool {
+	kind := deviceKinds[d.Type]
+	if kind == unix.S_IFIFO {
+		return true
+	}
+	for _, r := range guestDevices {
+		if r.kind == kind && r.major == d.Major && r.first <= d.Minor && d.Minor <= r.last {
+			return true
+		}
+	}
+	return false
+}
+
+// privileged says whether the devices were listed wholesale, as engines' --privileged does with all that the host has:
+// then access to all devices is allowed too.
+func privileged(l *specs.Linux) bool {
+	if l.Resources == nil {
+		return false
+	}
+	for _, d := range l.Resources.Devices {
+		if d.Allow && (d.Type == "" || d.Type == "a") && (d.Major == nil || *d.Major < 0) && (d.Minor == nil || *d.Minor < 0) && strings.Contains(d.Access, "m") {
+			return true
+		}
+	}
+	return false
+}
+
+func checkDevices(l *specs.Linux) error {
+	for i, d := range l.Devices {
+		if err := checkDevice(d); err != nil {
+			return fmt.Errorf("linux.devices[%d]: %w", i, err)
+		}
+		if hasDriver(d) || privileged(l) {
+			continue
+		}
+		if deviceKinds[d.Type] == unix.S_IFBLK {
+			return fmt.Errorf("linux.devices[%d]: block device %s is not supported yet: use a volume", i, d.Path)
+		}
+		return fmt.Errorf("linux.devices[%d]: %s: the guest kernel has no driver for character device %d:%d", i, d.Path, d.Major, d.Minor)
+	}
+	return nil
+}
+
+func checkDevice(d specs.LinuxDevice) error {
+	switch _, known := deviceKinds[d.Type]; {
+	case !filepath.IsAbs(d.Path) || filepath.Clean(d.Path) == "/" || strings.IndexByte(d.Path, 0) >= 0:
+		return fmt.Errorf("path %q is not absolute", d.Path)
+	case !known:
+		return fmt.Errorf("%s: type %q is not one of c, u, b and p", d.Path, d.Type)
+	case d.Type != "p" && (d.Major < 0 || d.Major > maxMajor || d.Minor < 0 || d.Minor > maxMinor):
+		return fmt.Errorf("%s: there is no device %d:%d", d.Path, d.Major, d.Minor)
+	}
+	return nil
+}
+
+// defaultDeviceMode is that of a node whose config has none, as under runc.
+const defaultDeviceMode os.FileMode = 0o666
+
+// guestDeviceList translates checked devices, without those that the guest has no driver for.
+func guestDeviceList(l *specs.Linux) []agent.Device {
+	var out []agent.Device
+	for _, d := range l.Devices {
+		if !hasDriver(d) {
+			continue
+		}
+		node := agent.Device{Path: filepath.Clean(d.Path)}
+		mode := defaultDeviceMode
+		if d.FileMode != nil {
+			mode = *d.FileMode // podman's has the bits of S_IFMT in it
+		}
+		node.Mode = deviceKinds[d.Type] | uint32(mode)&0o7777
+		if d.Type != "p" {
+			node.Major, node.Minor = uint32(d.Major), uint32(d.Minor)
+		}
+		if d.UID != nil {
+			node.UID = *d.UID
+		}
+		if d.GID != nil {
+			node.GID = *d.GID
+		}
+		out = append(out, node)
+	}
+	return out
+}
+
+// skippedDevices names those of a privileged container's devices that the guest does not have.
+func skippedDevices(l *specs.Linux) []string {
+	var out []string
+	for _, d := range l.Devices {
+		if !hasDriver(d) {
+			out = append(out, d.Path)
+		}
+	}
+	return out
+}
