@@ -17,7 +17,8 @@ var process = Process{
 	Args: []string{"sh", "-c", ""}, Env: []string{"A=ü"}, Cwd: "/", UID: 1, GID: math.MaxUint32, Groups: []uint32{0, 7},
 	Umask: 0o22, Capabilities: Capabilities{1, 2, 3, 4, math.MaxUint64}, Rlimits: []Rlimit{{-1, 5, math.MaxUint64}},
 	NoNewPrivileges: true, SetOOMScoreAdj: true, OOMScoreAdj: -998, Terminal: true, Rows: 24, Cols: 80,
-	Seccomp: Seccomp{1, []Instruction{{6, 1, 2, 0x7fff0000}}}, Stdin: 1, Stdout: 2, Stderr: 3, Console: 4,
+	Seccomp: Seccomp{1, []Instruction{{6, 1, 2, 0x7fff0000}}}, Scheduler: Scheduler{true, 6, 1, -20, 99, 1 << 40, 2, 3},
+	IOPriority: 2<<13 | 7, Personality: 8, CPUs: 1 << 63, Stdin: 1, Stdout: 2, Stderr: 3, Console: 4,
 }
 
 // messages has one of each kind, with every field set.
@@ -26,7 +27,7 @@ var messages = map[Side][]Message{
 		&Configure{-1, []byte{1, 2, 3}, "guest"},
 		&CreateContainer{
 			ID: "c", Rootfs: Rootfs{"/c/0", true, 1 << 18},
-			Mounts:  []Mount{{true, true, true, "/c/1", "/vol", "bind", 1, 2, 3, 4, 5, "mode=755"}, {Target: "/proc", Type: "proc"}},
+			Mounts:  []Mount{{true, true, true, "/c/1", "/vol", "bind", 1, 2, 3, 4, 5, "mode=755", Socket{DatagramSocket, 7, 0o640, 1, 2}}, {Target: "/proc", Type: "proc"}},
 			Devices: []Device{{"/dev/x", 0o20666, 1, 2, 3, 4}}, Hostname: "h", Domainname: "d",
 			Sysctls: []Sysctl{{"a.b", "1"}}, MaskedPaths: []string{"/m"}, ReadonlyPaths: []string{"/r", "/s"},
 			Resources: Resources{1, -1, 3, math.MinInt64}, Process: process,

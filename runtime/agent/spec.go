@@ -55,6 +55,7 @@ type Mount struct {
 	RecAttrSet, RecAttrClear uint64 // MOUNT_ATTR_* for the whole tree
 	Propagation              uint64 // MS_*, 0 for the default, private
 	Data                     string
+	Socket                   Socket // Bind: the source is a socket, which the guest stands in for
 }
 
 func (m *Mount) code(c *coder) {
@@ -70,6 +71,43 @@ func (m *Mount) code(c *coder) {
 	c.u64(&m.RecAttrClear)
 	c.u64(&m.Propagation)
 	c.str(&m.Data)
+	m.Socket.code(c)
+}
+
+// A SocketKind is what is known of a Unix socket in a mount; 0 is none.
+type SocketKind uint8
+
+// The kinds of Unix sockets that are relayed. A connection to one of StreamSocket becomes a stream of its own; the
+// datagrams to one of DatagramSocket share a stream, on which ReadDatagram reads them.
+const (
+	StreamSocket SocketKind = iota + 1
+	DatagramSocket
+)
+
+// MaxSockets bounds the sockets of a container.
+const MaxSockets = 64
+
+// MaxRelayed bounds the relayed connections of a guest at any time: its other streams come first.
+const MaxRelayed = 256
+
+// Connected is the byte with which the host begins a relayed connection's stream, when the socket has taken the connection.
+// The stream of one that was refused ends without.
+const Connected = 1
+
+// Socket is a Unix socket of the host that PID 1 relays to.
+type Socket struct {
+	Kind     SocketKind
+	Stream   uint32 // stream id, which the guest may dial many times
+	Mode     uint32 // permissions
+	UID, GID uint32
+}
+
+func (m *Socket) code(c *coder) {
+	c.u8((*uint8)(&m.Kind))
+	c.u32(&m.Stream)
+	c.u32(&m.Mode)
+	c.u32(&m.UID)
+	c.u32(&m.GID)
 }
 
 // Device is a device node, or a FIFO.

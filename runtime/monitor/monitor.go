@@ -42,16 +42,17 @@ type monitor struct {
 	sync     *control.Conn
 	listener *net.UnixListener
 
-	tree   *sandbox.Tree
-	files  *hostfs.FS
-	socket *vsock.Device
-	last   *lastWords
-	vm     *vmm.VM
-	ended  chan error // what vm.Run returned
-	guest  *host.Client
-	init   *process
-	ending atomic.Bool // the container's process has ended
-	paused atomic.Bool
+	tree    *sandbox.Tree
+	sockets []*sandbox.Socket // one a mount, nil where it is none
+	files   *hostfs.FS
+	socket  *vsock.Device
+	last    *lastWords
+	vm      *vmm.VM
+	ended   chan error // what vm.Run returned
+	guest   *host.Client
+	init    *process
+	ending  atomic.Bool // the container's process has ended
+	paused  atomic.Bool
 
 	execs     execTable
 	answering atomic.Int32  // calls, but for execs
@@ -156,9 +157,12 @@ func (m *monitor) enterSandbox() error {
 	if m.tree, err = sandbox.Enter(spec.Root.Path, steps); err != nil {
 		return err
 	}
+	if err := m.openSockets(steps); err != nil {
+		return err
+	}
 	exports := []hostfs.Export{{Name: oci.ExportName(m.cfg.ID, 0), Dir: m.tree.Root, ReadOnly: spec.Root.Readonly}}
 	for i, f := range m.tree.Sources {
-		if f != nil {
+		if f != nil && m.sockets[i] == nil {
 			exports = append(exports, hostfs.Export{Name: oci.ExportName(m.cfg.ID, i+1), Dir: f, ReadOnly: steps[i].ReadOnly})
 		}
 	}
@@ -251,6 +255,7 @@ func (m *monitor) createContainer(stdio *stdio) error {
 	if err := m.guest.Configure(&agent.Configure{RealtimeNS: time.Now().UnixNano(), Hostname: m.cfg.Spec.Hostname}); err != nil {
 		return err
 	}
+	m.relaySockets(message.Mounts)
 	m.init = m.newProcess("", stdio)
 	m.init.assignStreams(&message.Process)
 	if err := m.guest.Create(message); err != nil {

@@ -46,6 +46,9 @@ type server struct {
 	sendMu  sync.Mutex
 	control Stream
 
+	relayed chan struct{} // a slot for each relayed connection
+	dialled chan struct{} // a slot for each whose stream the host has not answered yet
+
 	mu         sync.Mutex
 	containers map[string]*container
 }
@@ -53,7 +56,7 @@ type server struct {
 // Run serves the host until the control stream ends, and returns why it did. The caller is PID 1 of its namespace, and
 // has started no process.
 func Run(cfg Config) error {
-	s := &server{cfg: cfg, containers: map[string]*container{}}
+	s := &server{cfg: cfg, containers: map[string]*container{}, relayed: make(chan struct{}, agent.MaxRelayed), dialled: make(chan struct{}, maxDialled)}
 	if _, err := rand.Read(s.secret[:]); err != nil {
 		return err
 	}

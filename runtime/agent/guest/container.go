@@ -33,6 +33,8 @@ type process struct {
 	waited     <-chan unix.WaitStatus
 	exited     chan struct{} // closed when the status was collected
 
+	relays []*relay // of a container's first process, closed with it
+
 	mu      sync.Mutex
 	gone    bool // pidfd is closed
 	pending unix.Signal
@@ -274,6 +276,9 @@ func (p *process) abandon() {
 }
 
 func (p *process) closeFD() {
+	for _, r := range p.relays {
+		r.close()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gone = true

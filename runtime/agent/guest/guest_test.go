@@ -32,6 +32,12 @@ func TestMain(m *testing.M) {
 	case guest.StageName:
 		runtime.LockOSThread()
 		guest.Stage()
+	case clientName:
+		if err := client(os.Args[1], os.Args[2]); err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case pid1Name:
 		runtime.LockOSThread()
 		println("test PID 1:", pid1(os.Args[1], os.Args[2]).Error())

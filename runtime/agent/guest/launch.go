@@ -49,7 +49,14 @@ func (s *server) launch(m agent.Message, p *agent.Process, in launchIn) (*proces
 		proc.io.close()
 		return nil, err
 	}
-	master, err := proc.stage.setUp(m)
+	received, err := proc.stage.setUp(m)
+	var master *os.File
+	if err == nil && p.Terminal && len(received) > 0 {
+		master, received = pollable(received[0], "ptmx"), received[1:]
+	}
+	if err == nil {
+		err = s.relay(proc, m, received)
+	}
 	if err == nil && in.join != nil {
 		// Only now: the stage has several threads, and the limit of processes may leave room for one.
 		err = in.cgroup.add(proc.pid)
@@ -120,29 +127,25 @@ type stage struct {
 	fd int
 }
 
-// setUp hands over what is to be set up and waits until it is. It returns the terminal's master, if there is one.
-func (s *stage) setUp(m agent.Message) (*os.File, error) {
+// setUp hands over what is to be set up and waits until it is. It returns the descriptors that the stage made: the
+// terminal's master, if there is one, and the sockets to be relayed.
+func (s *stage) setUp(m agent.Message) ([]int, error) {
 	b, err := agent.Append(nil, 0, m)
 	if err != nil {
 		return nil, err
 	}
-	r := &fdReader{fd: s.fd, received: -1}
+	r := &fdReader{fd: s.fd}
 	if err := writeAll(s.fd, b); err != nil {
 		return nil, s.failed(r, err)
 	}
 	if err := reply(r); err != nil {
 		return nil, s.failed(r, err)
 	}
-	if r.received < 0 {
-		return nil, nil
-	}
-	return pollable(r.received, "ptmx"), nil
+	return r.received, nil
 }
 
 func (s *stage) failed(r *fdReader, err error) error {
-	if r.received >= 0 {
-		unix.Close(r.received)
-	}
+	closeAll(r.received)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) {
 		return errors.New("the container's process ended while it was set up")
 	}
@@ -165,9 +168,9 @@ func (s *stage) run() error {
 		return err
 	}
 	if err := writeAll(s.fd, b); err != nil {
-		return s.failed(&fdReader{received: -1}, err)
+		return s.failed(&fdReader{}, err)
 	}
-	err = reply(&fdReader{fd: s.fd, received: -1})
+	err = reply(&fdReader{fd: s.fd})
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -210,14 +213,14 @@ func writeAll(fd int, b []byte) error {
 	return nil
 }
 
-// fdReader reads from a socket and keeps a descriptor that comes along.
+// fdReader reads from a socket and keeps the descriptors that come along.
 type fdReader struct {
 	fd       int
-	received int // -1 for none
+	received []int
 }
 
 func (r *fdReader) Read(p []byte) (int, error) {
-	oob := make([]byte, unix.CmsgSpace(4))
+	oob := make([]byte, unix.CmsgSpace(4*maxReceived))
 	var n, noob int
 	err := retry(func() (err error) {
 		n, noob, _, _, err = unix.Recvmsg(r.fd, p, oob, unix.MSG_CMSG_CLOEXEC)
@@ -226,7 +229,7 @@ func (r *fdReader) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, os.NewSyscallError("recvmsg", err)
 	}
-	if noob > 0 && r.received < 0 {
+	if noob > 0 {
 		r.keep(oob[:noob])
 	}
 	if n == 0 {
@@ -240,7 +243,16 @@ func (r *fdReader) keep(oob []byte) {
 	if err != nil || len(msgs) == 0 {
 		return
 	}
-	if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
-		r.received = fds[0]
+	if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil {
+		r.received = append(r.received, fds...)
+	}
+}
+
+// maxReceived is how many descriptors a stage may send: a terminal and the sockets.
+const maxReceived = 1 + agent.MaxSockets
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }

@@ -19,11 +19,13 @@ type builder struct {
 	root   root
 	proc   int // PID 1's /proc: whatever the image puts at its own
 	devs   bool
+	nodes  int // O_PATH of the tmpfs with the relayed sockets, -1 without
+	listen []int
 	late   []string // mount points to become read-only when all below them is made
 }
 
 func (e *execution) makeContainer(m *agent.CreateContainer) error {
-	b := &builder{m: m, devs: true}
+	b := &builder{m: m, devs: true, nodes: -1}
 	if err := b.open(os.Args[1], os.Args[2]); err != nil {
 		return err
 	}
@@ -33,6 +35,7 @@ func (e *execution) makeContainer(m *agent.CreateContainer) error {
 			return wrap("error mounting "+strconv.Quote(mt.Source)+" to rootfs at "+strconv.Quote(mt.Target), err)
 		}
 	}
+	e.sockets = b.listen
 	if err := b.devices(); err != nil {
 		return err
 	}
@@ -76,6 +79,9 @@ func (b *builder) open(scratch, export string) (err error) {
 		return wrap("rootfs", err)
 	}
 	defer unix.Close(tree)
+	if err := b.openSockets(scratch); err != nil {
+		return err
+	}
 	point, err := openRoot(scratch)
 	if err != nil {
 		return err
@@ -106,7 +112,9 @@ func (b *builder) mount(m *agent.Mount) error {
 		return failure(agent.Invalid, "option remount is not supported")
 	}
 	var err error
-	if m.Bind {
+	if m.Socket.Kind != 0 {
+		err = b.socket(m)
+	} else if m.Bind {
 		err = b.bind(m)
 	} else {
 		err = b.fresh(m)
@@ -136,6 +144,11 @@ func (b *builder) bind(m *agent.Mount) error {
 	if err != nil {
 		return err
 	}
+	return b.attach(m, tree)
+}
+
+// attach mounts tree, which it closes, at m's target with m's flags.
+func (b *builder) attach(m *agent.Mount, tree int) error {
 	defer unix.Close(tree)
 	set := attributes(m.Flags)
 	if err := setAttr(tree, set, attributes(m.Clear)&^unix.MOUNT_ATTR__ATIME|atime(m.Flags|m.Clear), false); err != nil {

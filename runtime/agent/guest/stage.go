@@ -37,7 +37,7 @@ func Stage() {
 }
 
 func stageMain() error {
-	sync := &fdReader{fd: stageSync, received: -1}
+	sync := &fdReader{fd: stageSync}
 	_, m, err := agent.Read(sync, agent.Host)
 	if err != nil {
 		return err
@@ -77,10 +77,11 @@ func stageMain() error {
 
 // execution is the process that a stage becomes.
 type execution struct {
-	p      *agent.Process
-	master int // of the terminal, when p.Terminal
-	path   string
-	env    []string
+	p       *agent.Process
+	master  int   // of the terminal, when p.Terminal
+	sockets []int // listening, to be relayed by PID 1
+	path    string
+	env     []string
 }
 
 // early does what needs PID 1's own procfs.
@@ -112,15 +113,19 @@ func (e *execution) joinContainer() error {
 	return err
 }
 
-// ready tells PID 1 that only the word to start is missing, and hands it the terminal.
+// ready tells PID 1 that only the word to start is missing, and hands it the terminal and the sockets.
 func (e *execution) ready() error {
 	b, err := agent.Append(nil, 0, new(agent.Reply))
 	if err != nil {
 		return err
 	}
-	var oob []byte
+	var fds []int
 	if e.p.Terminal {
-		oob = unix.UnixRights(e.master)
+		fds = append(fds, e.master)
+	}
+	var oob []byte
+	if fds = append(fds, e.sockets...); len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
 	}
 	err = unix.Sendmsg(stageSync, b, oob, nil, unix.MSG_NOSIGNAL)
 	return os.NewSyscallError("sendmsg", err)

@@ -25,6 +25,8 @@ const (
 	maxPending = 256
 	// maxUnsorted bounds the streams that have not said yet what they are: any process of the guest can dial.
 	maxUnsorted = 64
+	// maxServed bounds the streams of Serve. The guest keeps to less, but may take the end of one for its end here too.
+	maxServed = agent.MaxRelayed + maxUnsorted
 )
 
 // Client speaks with one guest's agent.
@@ -42,6 +44,8 @@ type Client struct {
 	lastNum uint32 // of streams
 	replies map[uint32]chan *agent.Reply
 	streams map[uint32]chan net.Conn
+	served  map[uint32]func(net.Conn) // by Serve
+	relayed chan struct{}             // a slot for each stream that is being served
 	exits   map[processKey]*exit
 	err     error
 	done    chan struct{}
@@ -69,6 +73,7 @@ func Accept(ctx context.Context, l net.Listener) (*Client, error) {
 	c := &Client{
 		control: conn, listener: l,
 		replies: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{},
+		served: map[uint32]func(net.Conn){}, relayed: make(chan struct{}, maxServed),
 		exits: map[processKey]*exit{}, done: make(chan struct{}),
 	}
 	if err := c.hello(); err != nil {
@@ -231,8 +236,35 @@ func (c *Client) sortStream(conn net.Conn) {
 	}
 	c.mu.Lock() // against DropStream, which closes what nobody took
 	defer c.mu.Unlock()
+	if serve := c.served[h.ID]; serve != nil {
+		c.serve(conn, serve)
+		return
+	}
 	select {
 	case c.streams[h.ID] <- conn: // a nil channel, of an id that was never given, blocks
+	default:
+		conn.Close()
+	}
+}
+
+// Serve reserves a stream id that the guest may dial any number of times, and calls serve with each stream, on a
+// goroutine of its own. The streams of all ids are bounded together: one too many is closed.
+func (c *Client) Serve(serve func(net.Conn)) uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastNum++
+	c.served[c.lastNum] = serve
+	return c.lastNum
+}
+
+func (c *Client) serve(conn net.Conn, serve func(net.Conn)) {
+	select {
+	case c.relayed <- struct{}{}:
+		go func() {
+			defer func() { <-c.relayed }()
+			defer conn.Close()
+			serve(conn)
+		}()
 	default:
 		conn.Close()
 	}

@@ -113,6 +113,43 @@ func TestSilentStreamsAreBounded(t *testing.T) {
 	}
 }
 
+// TestServe dials one id many times, and once more than is possible.
+func TestServe(t *testing.T) {
+	c, g := pair(t)
+	served := make(chan net.Conn)
+	id := c.Serve(func(conn net.Conn) {
+		served <- conn
+		_, _ = io.Copy(conn, conn)
+	})
+	if !g.closed(g.dial(agent.StreamHeader{ID: id})) {
+		t.Error("another secret: not closed")
+	}
+	var last net.Conn
+	for range maxServed {
+		last = g.dial(agent.StreamHeader{Secret: g.secret, ID: id})
+		defer last.Close()
+		<-served
+	}
+	if !g.closed(g.dial(agent.StreamHeader{Secret: g.secret, ID: id})) {
+		t.Error("one stream more than can be relayed: not closed")
+	}
+	_, _ = io.WriteString(last, "x")
+	if _, err := io.ReadFull(last, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	last.Close()
+	for range 1000 { // the slot comes free when the server's function has returned
+		next := g.dial(agent.StreamHeader{Secret: g.secret, ID: id})
+		defer next.Close()
+		select {
+		case <-served:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	t.Error("no further stream after one has ended")
+}
+
 func TestRequests(t *testing.T) {
 	c, g := pair(t)
 	go func() { // answers the second request first
