@@ -59,8 +59,13 @@ var fields = map[string]decision{
 	"linux.readonlyPaths":     carried,
 	"linux.rootfsPropagation": carried,
 	"linux.seccomp":           carried,
+
+	"linux.seccomp.listenerPath":     refused,
+	"linux.seccomp.listenerMetadata": refused,
+
 	"linux.devices":           carried,
 	"linux.personality":       carried,
+	"linux.personality.flags": refused, // the specification has none
 	"linux.mountLabel":        ignored, // as process.selinuxLabel
 	"linux.memoryPolicy":      ignored, // the guest has one node
 

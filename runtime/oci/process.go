@@ -153,9 +153,6 @@ func checkPersonality(p *specs.LinuxPersonality) error {
 	if _, ok := personalities[p.Domain]; !ok {
 		return fmt.Errorf("invalid personality domain: %s", p.Domain)
 	}
-	if len(p.Flags) > 0 {
-		return fmt.Errorf("linux.personality.flags: %s is unknown: the specification has no flags", p.Flags[0])
-	}
 	return nil
 }
 

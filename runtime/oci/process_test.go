@@ -69,7 +69,7 @@ func TestProcessFieldsRefused(t *testing.T) {
 		{func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} }, "invalid personality domain: X"},
 		{func(s *specs.Spec) {
 			s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"X"}}
-		}, "linux.personality.flags: X is unknown"},
+		}, "config field linux.personality.flags is not supported yet"},
 		{func(s *specs.Spec) { s.Linux.RootfsPropagation = "public" }, `linux.rootfsPropagation: "public" is not`},
 	} {
 		if _, err := Load(bundle(t, tt.edit)); err == nil || !strings.Contains(err.Error(), tt.want) {
