@@ -19,12 +19,19 @@ func replaceShm(mounts []specs.Mount) {
 		if m.Destination != shmPath || !isBind(*m) {
 			continue
 		}
-		var st unix.Statfs_t
-		if unix.Statfs(m.Source, &st) != nil || st.Type != unix.TMPFS_MAGIC {
-			continue // a volume like any other, or an error that checkMounts reports
+		if size, ok := tmpfsSize(m.Source); ok { // else a volume like any other, or an error that checkMounts reports
+			*m = shmMount(*m, size)
 		}
-		*m = shmMount(*m, st.Blocks*uint64(st.Bsize))
 	}
+}
+
+// tmpfsSize is the size of the tmpfs that path is on, 0 for one without a limit.
+var tmpfsSize = func(path string) (bytes uint64, ok bool) {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+		return 0, false
+	}
+	return st.Blocks * uint64(st.Bsize), true
 }
 
 // shmMount is m as a tmpfs of size bytes; 0 is no limit.
