@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,8 @@ var steps = []Step{
 	{Kind: Bind, Source: "volume", Target: "/single"},
 	{Kind: Bind, Source: "volume/file", Target: "/etc/file", ReadOnly: true},
 	{Kind: Cover, Target: "/dev/shm"},
+	{Kind: Bind, Source: "socket", Target: "/etc/recursive.sock", Recursive: true},
+	{Kind: Bind, Source: "socket", Target: "/etc/single.sock"},
 }
 
 // answer enters the sandbox and then reads questions from stdin.
@@ -68,9 +71,33 @@ func answer(dir string) {
 		case l.From > 0:
 			at = int(tree.Sources[l.From-1].Fd())
 		}
-		l.Names, l.Err = list(at, l.Path)
+		if l.Path == dial {
+			l.Names, l.Err = dialSource(tree, l.From-1)
+		} else {
+			l.Names, l.Err = list(at, l.Path)
+		}
 		_ = out.Encode(l)
 	}
+}
+
+// dial, in place of a path, asks for what a server says to who connects to the source.
+const dial = "dial"
+
+func dialSource(tree *Tree, i int) ([]string, string) {
+	s, err := tree.Socket(i)
+	if err != nil {
+		return nil, err.Error()
+	}
+	c, err := s.Dial()
+	if err != nil {
+		return nil, err.Error()
+	}
+	defer c.Close()
+	b, err := io.ReadAll(c)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return []string{string(b)}, ""
 }
 
 func list(at int, path string) ([]string, string) {
@@ -129,6 +156,19 @@ func prepare(t *testing.T) string {
 	check(t, os.WriteFile(filepath.Join(volume, "file"), nil, 0o644))
 	mountTmpfs(t, filepath.Join(dir, "root/mounted"), "hidden")
 	mountTmpfs(t, filepath.Join(volume, "early"), "early-file")
+	l, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	check(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("served"))
+			c.Close()
+		}
+	}()
 	return dir
 }
 
@@ -195,6 +235,9 @@ func TestTrees(t *testing.T) {
 	s.expect(engines, "/recursive/early", "early-file")
 	s.expect(engines, "/single/early")
 	s.expect(engines, "/dev/shm")
+
+	s.expect(6, dial, "served")
+	s.expect(7, dial, "served")
 
 	mountTmpfs(t, filepath.Join(dir, "volume/late"), "late-file")
 	s.expect(recursive, "late", "late-file")
