@@ -79,6 +79,7 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if unknown := oci.UnknownCapabilities(spec.Process); len(unknown) > 0 {
 		r.Log.Warn("ignoring unknown capabilities", "capabilities", unknown)
 	}
+	oci.AddNotifySocket(spec, os.Getenv("NOTIFY_SOCKET"))
 	for _, what := range oci.Ignored(spec) {
 		r.Log.Debug("ignoring " + what)
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/sandbox"
 )
 
@@ -31,7 +32,8 @@ func (m *monitor) relaySockets(mounts []agent.Mount) {
 		mount.Mode, mount.UID, mount.GID = s.Mode, s.UID, s.GID
 		if s.Datagram() {
 			mount.Kind = agent.DatagramSocket
-			mount.Stream = m.guest.Serve(func(c net.Conn) { m.relayDatagrams(c, s) })
+			filter := oci.NotifyFilter(mounts[i].Target)
+			mount.Stream = m.guest.Serve(func(c net.Conn) { m.relayDatagrams(c, s, filter) })
 			continue
 		}
 		mount.Kind = agent.StreamSocket
@@ -83,9 +85,9 @@ func carry(dst, src halfCloser) {
 	_ = dst.CloseWrite()
 }
 
-// relayDatagrams sends what comes from the guest to a socket. What the server does not take in that moment it waits
+// relayDatagrams sends to a socket what of the guest's datagrams filter leaves. What the server does not take in that moment it waits
 // for; what it refuses is lost, as datagrams are.
-func (m *monitor) relayDatagrams(c net.Conn, s *sandbox.Socket) {
+func (m *monitor) relayDatagrams(c net.Conn, s *sandbox.Socket, filter func([]byte) ([]byte, bool)) {
 	server, err := s.Dial()
 	if err != nil {
 		m.log.Debug("relayed socket", "error", err)
@@ -97,6 +99,8 @@ func (m *monitor) relayDatagrams(c net.Conn, s *sandbox.Socket) {
 		if buf, err = agent.ReadDatagram(c, buf); err != nil {
 			return
 		}
-		_, _ = server.Write(buf)
+		if p, ok := filter(buf); ok {
+			_, _ = server.Write(p)
+		}
 	}
 }
