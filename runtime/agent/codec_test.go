@@ -31,6 +31,7 @@ var messages = map[Side][]Message{
 			Devices: []Device{{"/dev/x", 0o20666, 1, 2, 3, 4}}, Hostname: "h", Domainname: "d",
 			Sysctls: []Sysctl{{"a.b", "1"}}, MaskedPaths: []string{"/m"}, ReadonlyPaths: []string{"/r", "/s"},
 			Resources: Resources{1, -1, 3, math.MinInt64}, Process: process,
+			Hooks: []Hook{{"/hook", []string{"zero"}, []string{"A=b"}, 1 << 40}, {Path: "/next"}}, HookState: "{}",
 		},
 		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", process}, &Signal{"c", "e", 37, true},
 		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Update{"c", Resources{1, 2, 3, 4}},

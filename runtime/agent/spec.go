@@ -13,6 +13,8 @@ type CreateContainer struct {
 	MaskedPaths, ReadonlyPaths []string
 	Resources                  Resources
 	Process                    Process
+	Hooks                      []Hook // startContainer's
+	HookState                  string // what each of them reads, JSON
 }
 
 func (*CreateContainer) kind() Kind { return kindCreate }
@@ -28,6 +30,8 @@ func (m *CreateContainer) code(c *coder) {
 	list(c, &m.ReadonlyPaths, c.str)
 	m.Resources.code(c)
 	m.Process.code(c)
+	list(c, &m.Hooks, func(v *Hook) { v.code(c) })
+	c.str(&m.HookState)
 }
 
 // Rootfs is the container's root.
@@ -108,6 +112,20 @@ func (m *Socket) code(c *coder) {
 	c.u32(&m.Mode)
 	c.u32(&m.UID)
 	c.u32(&m.GID)
+}
+
+// Hook is a program of the container that runs just before the process's own, as the process.
+type Hook struct {
+	Path      string
+	Args, Env []string // no Args: the path alone
+	Seconds   uint64   // that it may take, 0 for any time
+}
+
+func (m *Hook) code(c *coder) {
+	c.str(&m.Path)
+	list(c, &m.Args, c.str)
+	list(c, &m.Env, c.str)
+	c.u64(&m.Seconds)
 }
 
 // Device is a device node, or a FIFO.

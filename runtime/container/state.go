@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/cgroup"
@@ -44,6 +45,8 @@ type State struct {
 	Terminal  bool   `json:"terminal"`
 	// Cgroup is what was made for the monitor, to be removed with it; nil if nothing was.
 	Cgroup *cgroup.Group `json:"cgroup,omitempty"`
+	// Hooks are the config's: those of start and delete run whatever became of the bundle.
+	Hooks *specs.Hooks `json:"hooks,omitempty"`
 }
 
 // Container is one container of a Store.

@@ -68,9 +68,11 @@ type Process struct {
 	Command string `json:"command"`
 }
 
-// Reply is what the monitor answers. An exec gets two: one when the process runs, one when it ended.
+// Reply is what the monitor answers. An exec gets two: one when the process runs, one when it ended. So does a create
+// with hooks: the first, with Hooks, says that they are to be run and waits for a Request as the word to go on.
 type Reply struct {
 	Error     string    `json:"error,omitempty"`
+	Hooks     bool      `json:"hooks,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
 	PIDs      []int     `json:"pids,omitempty"`
 	Exited    bool      `json:"exited,omitempty"`

@@ -94,8 +94,9 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	c.State.Owner = ownerName()
 	c.State.Annotations = spec.Annotations
 	c.State.Terminal = spec.Process.Terminal
+	c.State.Hooks = spec.Hooks
 	if err := r.launch(made, o); err != nil {
-		removeQuietly(c)
+		r.undo(c)
 		c.Unlock()
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func (r *Runtime) reserve(id string) (*container.Container, error) {
 		if err := c.State.Cgroup.Remove(); err != nil {
 			return err
 		}
-		return c.Remove()
+		return r.remove(c)
 	})
 	if err != nil && !errors.Is(err, container.ErrNotExist) {
 		return nil, err
@@ -182,8 +183,8 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	}()
 	unwatch := context.AfterFunc(ctx, func() { _ = c.monitor.Kill() })
 	defer unwatch()
-	_, err = sync.Call(monitor.Config{
-		ID: o.ID, Spec: c.spec, Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
+	err = c.converse(ctx, sync, monitor.Config{
+		ID: o.ID, Spec: c.spec, State: *hookState(c.Container, container.Creating, 0), Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
 		Phases: o.Phases, Begin: o.Begin.UnixNano(),
 	})
 	switch {

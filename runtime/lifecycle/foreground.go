@@ -58,7 +58,7 @@ func (r *Runtime) Run(o RunOptions) (int, error) {
 	if err := c.State.Cgroup.Remove(); err != nil {
 		return status, err
 	}
-	return status, c.Remove()
+	return status, r.remove(c.Container)
 }
 
 // endSignals are those with which people and engines end a process, but for those that our caller had it ignore, as

@@ -87,7 +87,7 @@ func (r *Runtime) Start(id string) error {
 			}
 			return fmt.Errorf("unable to start container process: %w", err)
 		}
-		return nil
+		return r.poststart(c)
 	})
 }
 
@@ -180,7 +180,7 @@ func (r *Runtime) Delete(id string, force bool) error {
 			}
 			r.Log.Warn("a cgroup stays", "error", err)
 		}
-		return c.Remove()
+		return r.remove(c)
 	})
 	switch {
 	case force && errors.Is(err, container.ErrNotExist):
@@ -292,8 +292,8 @@ func (r *Runtime) alive(id string) (*container.Container, error) {
 // State loads one container.
 func (r *Runtime) State(id string) (*container.Container, error) { return r.Store.Load(id) }
 
-// removeQuietly undoes a create that failed; its own error matters more.
-func removeQuietly(c *container.Container) {
+// undo takes back a create that failed; its own error matters more.
+func (r *Runtime) undo(c *container.Container) {
 	_ = c.State.Cgroup.Remove()
-	_ = c.Remove()
+	_ = r.remove(c)
 }

@@ -19,6 +19,7 @@ const (
 type Config struct {
 	ID            string      `json:"id"`
 	Spec          *specs.Spec `json:"spec"`
+	State         specs.State `json:"state"`                   // what hooks read, but for status and pid
 	Kernel        string      `json:"kernel,omitempty"`        // in place of the embedded one
 	ConsoleSocket string      `json:"consoleSocket,omitempty"` // where the terminal's master goes
 	Debug         bool        `json:"debug,omitempty"`

@@ -56,6 +56,7 @@ type monitor struct {
 
 	execs     execTable
 	answering atomic.Int32  // calls, but for execs
+	hooksRun  chan struct{} // closed when create has run the hooks that are its part
 	goOn      chan struct{} // closed when create has recorded the container
 }
 
@@ -67,7 +68,7 @@ func Main() int {
 		return 1
 	}
 	unix.Umask(0o022) // of the mount points that are made in the container's root, whatever the caller's is
-	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), goOn: make(chan struct{})}
+	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), hooksRun: make(chan struct{}), goOn: make(chan struct{})}
 	if err := m.create(); err != nil {
 		_ = sync.Send(control.Reply{Error: err.Error()})
 		return 1
@@ -79,13 +80,15 @@ func Main() int {
 }
 
 // watchCreate ends this process, at whatever it is, when create dies before it has recorded the container: nobody would
-// know of it.
-func (m *monitor) watchCreate() {
-	var goOn control.Request
-	if err := m.sync.Receive(&goOn); err != nil {
-		os.Exit(1)
+// know of it. create gives the word to go on at each of steps.
+func (m *monitor) watchCreate(steps ...chan struct{}) {
+	for _, step := range steps {
+		var goOn control.Request
+		if err := m.sync.Receive(&goOn); err != nil {
+			os.Exit(1)
+		}
+		close(step)
 	}
-	close(m.goOn)
 }
 
 // create brings the container to the state created: everything is made, the process is held ready.
@@ -95,7 +98,11 @@ func (m *monitor) create() error {
 		return err
 	}
 	m.cfg = cfg
-	go m.watchCreate()
+	steps := []chan struct{}{m.goOn}
+	if hasRuntimeHooks(cfg.Spec.Hooks) {
+		steps = []chan struct{}{m.hooksRun, m.goOn}
+	}
+	go m.watchCreate(steps...)
 	m.phases = newPhases(cfg.Phases, cfg.Begin)
 	m.phases.end(phaseCLI)
 	m.log = newLogger(cfg.Debug)
@@ -154,7 +161,7 @@ func (m *monitor) enterSandbox() error {
 	if err != nil {
 		return err
 	}
-	if m.tree, err = sandbox.Enter(spec.Root.Path, steps); err != nil {
+	if m.tree, err = sandbox.Enter(spec.Root.Path, steps, m.beforePivot); err != nil {
 		return err
 	}
 	if err := m.openSockets(steps); err != nil {
@@ -250,6 +257,9 @@ func (m *monitor) whyEnded(err error) error {
 func (m *monitor) createContainer(stdio *stdio) error {
 	message, err := oci.Guest(m.cfg.ID, m.cfg.Spec)
 	if err != nil {
+		return err
+	}
+	if err := oci.AddHooks(message, m.cfg.Spec.Hooks, m.cfg.State); err != nil {
 		return err
 	}
 	if err := m.guest.Configure(&agent.Configure{RealtimeNS: time.Now().UnixNano(), Hostname: m.cfg.Spec.Hostname}); err != nil {

@@ -30,7 +30,7 @@ var fields = map[string]decision{
 	"mounts.uidMappings": refused,
 	"mounts.gidMappings": refused,
 
-	"hooks": described, // each list of hooks is refused by its own name
+	"hooks": carried,
 
 	"process":                 described,
 	"process.terminal":        carried,

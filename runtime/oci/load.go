@@ -80,6 +80,9 @@ func Validate(spec *specs.Spec) error {
 	if err := checkFields(spec); err != nil {
 		return err
 	}
+	if err := checkHooks(spec.Hooks); err != nil {
+		return err
+	}
 	if err := checkSeccomp(spec.Linux); err != nil {
 		return err
 	}

@@ -1,5 +1,7 @@
 package oci
 
+//lint:file-ignore SA1019 prestart hooks are deprecated, and carried out
+
 import (
 	"encoding/json"
 	"math"
@@ -145,7 +147,22 @@ func TestLoadRefuses(t *testing.T) {
 		{"root that is not there", func(s *specs.Spec) { s.Root.Path = "nope" }, "invalid rootfs"},
 		{"host root", func(s *specs.Spec) { s.Root.Path = "/" }, "host's own root"},
 		{"seccomp", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActNotify} }, "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY is not supported"},
-		{"hooks", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true"}}} }, "config field hooks.poststop is not supported yet"},
+		{"relative hook", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "true"}}} }, `hooks.poststop[0]: path "true" is not absolute`},
+		{"hook without time", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/x"}, {Path: "/x", Timeout: new(int)}}}
+		}, "hooks.prestart[1]: timeout 0 is not"},
+		{"hook with a NUL", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/x", Env: []string{"a\x00b"}}}}
+		}, "holds a NUL byte"},
+		{"hook of a shared kernel", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/usr/bin/nvidia-ctk", Args: []string{"nvidia-ctk", "hook"}}}}
+		}, "hooks.createContainer[0]: nvidia-ctk works only where container and host share a kernel"},
+		{"such a hook in a wrapper", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "/opt/nvidia-container-runtime-hook", "prestart"}}}}
+		}, "hooks.prestart[0]: nvidia-container-runtime-hook works only"},
+		{"such a hook in the guest", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/usr/bin/nvidia-cdi-hook"}}}
+		}, "hooks.startContainer[0]: nvidia-cdi-hook works only"},
 		{"deep field", func(s *specs.Spec) {
 			s.Linux.Resources.Memory = &specs.LinuxMemory{KernelTCP: &limit}
 		}, "config field linux.resources.memory.kernelTCP is not supported yet"},

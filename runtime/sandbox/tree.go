@@ -45,8 +45,9 @@ type Tree struct {
 }
 
 // Enter builds both trees in the calling process's mount namespace, which must be its own, and pivots to the engines'
-// view. On failure the namespace is in an undefined state: the caller exits.
-func Enter(rootfs string, steps []Step) (*Tree, error) {
+// view. Just before, when all mounts are made and the host's tree is still there, it calls beforePivot. On failure the
+// namespace is in an undefined state: the caller exits.
+func Enter(rootfs string, steps []Step, beforePivot func() error) (*Tree, error) {
 	// Host mounts made later still arrive (slave); nothing of ours leaks out.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return nil, fmt.Errorf("make / a slave mount: %w", err)
@@ -74,6 +75,9 @@ func Enter(rootfs string, steps []Step) (*Tree, error) {
 		if err := v.mount(s, t.Sources[i]); err != nil {
 			return nil, fmt.Errorf("mount %q: %w", s.Target, err)
 		}
+	}
+	if err := beforePivot(); err != nil {
+		return nil, err
 	}
 	return t, v.pivot()
 }

@@ -52,7 +52,7 @@ func answer(dir string) {
 	for i := range mine {
 		mine[i].Source = filepath.Join(dir, mine[i].Source)
 	}
-	tree, err := Enter(filepath.Join(dir, "root"), mine)
+	tree, err := Enter(filepath.Join(dir, "root"), mine, func() error { return nil })
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)

@@ -45,7 +45,7 @@ func stageMain() error {
 	e := &execution{}
 	switch m := m.(type) {
 	case *agent.CreateContainer:
-		e.p = &m.Process
+		e.p, e.hooks, e.state = &m.Process, m.Hooks, m.HookState
 		if err = e.early(); err == nil {
 			err = e.makeContainer(m)
 		}
@@ -82,6 +82,8 @@ type execution struct {
 	sockets []int // listening, to be relayed by PID 1
 	path    string
 	env     []string
+	hooks   []agent.Hook // run before the program
+	state   string       // what they read
 }
 
 // early does what needs PID 1's own procfs.
@@ -138,6 +140,9 @@ func (e *execution) exec() error {
 		if err := e.installSeccomp(); err != nil {
 			return err
 		}
+	}
+	if err := e.runHooks(); err != nil {
+		return err
 	}
 	if err := syscall.Exec(e.path, e.p.Args, e.env); err != nil {
 		err = error(&os.PathError{Op: "exec", Path: e.path, Err: err})
