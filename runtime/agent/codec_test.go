@@ -18,7 +18,7 @@ var process = Process{
 	Umask: 0o22, Capabilities: Capabilities{1, 2, 3, 4, math.MaxUint64}, Rlimits: []Rlimit{{-1, 5, math.MaxUint64}},
 	NoNewPrivileges: true, SetOOMScoreAdj: true, OOMScoreAdj: -998, Terminal: true, Rows: 24, Cols: 80,
 	Seccomp: Seccomp{1, []Instruction{{6, 1, 2, 0x7fff0000}}}, Scheduler: Scheduler{true, 6, 1, -20, 99, 1 << 40, 2, 3},
-	IOPriority: 2<<13 | 7, Personality: 8, CPUs: 1 << 63, Stdin: 1, Stdout: 2, Stderr: 3, Console: 4,
+	IOPriority: 2<<13 | 7, Personality: 8, CPUs: 1 << 63, TimeOffsets: []TimeOffset{{"boottime", -7, 5}}, Stdin: 1, Stdout: 2, Stderr: 3, Console: 4,
 }
 
 // messages has one of each kind, with every field set.

@@ -179,10 +179,11 @@ type Process struct {
 	Rows, Cols                     uint16 // of the terminal, 0 for unknown
 	Seccomp                        Seccomp
 	Scheduler                      Scheduler
-	IOPriority                     uint16 // class and level (ioprio_set(2)), 0 leaves it
-	Personality                    uint32 // execution domain (personality(2)); 0 is Linux's own
-	CPUs                           uint64 // where the process may run, bit n for CPU n; 0 is everywhere
-	Stdin, Stdout, Stderr, Console uint32 // stream ids, 0 for /dev/null; with Terminal only Console
+	IOPriority                     uint16       // class and level (ioprio_set(2)), 0 leaves it
+	Personality                    uint32       // execution domain (personality(2)); 0 is Linux's own
+	CPUs                           uint64       // where the process may run, bit n for CPU n; 0 is everywhere
+	TimeOffsets                    []TimeOffset // of a time namespace, which there is if there are any
+	Stdin, Stdout, Stderr, Console uint32       // stream ids, 0 for /dev/null; with Terminal only Console
 }
 
 func (m *Process) code(c *coder) {
@@ -207,6 +208,7 @@ func (m *Process) code(c *coder) {
 	c.u16(&m.IOPriority)
 	c.u32(&m.Personality)
 	c.u64(&m.CPUs)
+	list(c, &m.TimeOffsets, func(v *TimeOffset) { c.str(&v.Clock); c.i64(&v.Seconds); c.u32(&v.Nanoseconds) })
 	c.u32(&m.Stdin)
 	c.u32(&m.Stdout)
 	c.u32(&m.Stderr)
@@ -222,6 +224,13 @@ func (m *Capabilities) code(c *coder) {
 	c.u64(&m.Inheritable)
 	c.u64(&m.Permitted)
 	c.u64(&m.Ambient)
+}
+
+// TimeOffset is what a clock of a time namespace shows more than the guest's own (time_namespaces(7)).
+type TimeOffset struct {
+	Clock       string // monotonic or boottime
+	Seconds     int64
+	Nanoseconds uint32
 }
 
 // Rlimit is a resource limit; Resource is an RLIMIT_* number.

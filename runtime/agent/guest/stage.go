@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"os"
+	"path"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -92,7 +93,31 @@ func (e *execution) early() error {
 	if e.p.SetOOMScoreAdj {
 		adj = e.p.OOMScoreAdj
 	}
-	return wrap("set oom_score_adj", writeFile("/proc/self/oom_score_adj", strconv.Itoa(int(adj))))
+	if err := writeFile("/proc/self/oom_score_adj", strconv.Itoa(int(adj))); err != nil {
+		return wrap("set oom_score_adj", err)
+	}
+	return wrap("make a time namespace", e.shiftTime())
+}
+
+// shiftTime makes the time namespace that execve will enter, or fork and execve of a hook. A further process cannot join
+// the first one's, which takes a process of one thread: it gets one of its own with the same offsets.
+func (e *execution) shiftTime() error {
+	if len(e.p.TimeOffsets) == 0 {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	// The file belongs to a task, though /proc shows it for a process: for this thread under its own number.
+	self, err := os.Readlink("/proc/thread-self")
+	if err != nil {
+		return err
+	}
+	var text string
+	for _, o := range e.p.TimeOffsets {
+		text += o.Clock + " " + strconv.FormatInt(o.Seconds, 10) + " " + strconv.FormatUint(uint64(o.Nanoseconds), 10) + "\n"
+	}
+	return writeFile("/proc/"+path.Base(self)+"/timens_offsets", text)
 }
 
 func (e *execution) joinContainer() error {
