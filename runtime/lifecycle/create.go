@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/monitor"
+	"github.com/govmm/govmm/runtime/namespace"
 	"github.com/govmm/govmm/runtime/oci"
 )
 
@@ -42,6 +42,7 @@ type CreateOptions struct {
 type created struct {
 	*container.Container
 	spec    *specs.Spec
+	joined  joined
 	monitor *os.Process
 }
 
@@ -70,9 +71,13 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if o.ConsoleSocket, err = absolute(o.ConsoleSocket); err != nil {
 		return nil, err
 	}
+	spaces, err := openNamespaces(spec.Linux.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	defer spaces.close()
 	if spec.Hostname == "" {
-		// What a UTS namespace begins with, and what a container without one has.
-		if spec.Hostname, err = os.Hostname(); err != nil {
+		if spec.Hostname, err = spaces.hostname(); err != nil {
 			return nil, err
 		}
 	}
@@ -87,7 +92,7 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &created{Container: c, spec: spec}
+	made := &created{Container: c, spec: spec, joined: spaces}
 	c.State.OCIVersion = spec.Version
 	c.State.Bundle, c.State.Rootfs = bundle, spec.Root.Path
 	c.State.Created = time.Now().UTC()
@@ -272,14 +277,14 @@ func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 		ours.Close()
 		return nil, err
 	}
-	// Threads of ours that a caller moved to other namespaces must not be the monitor's parent.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	c.monitor, err = os.StartProcess("/proc/self/exe", []string{monitor.Argv0, c.State.ID}, &os.ProcAttr{
-		Dir:   "/",
-		Env:   c.monitorEnv(),
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket},
-		Sys:   attr,
+	err = namespace.Run(c.joined, func() (err error) {
+		c.monitor, err = os.StartProcess("/proc/self/exe", []string{monitor.Argv0, c.State.ID}, &os.ProcAttr{
+			Dir:   "/",
+			Env:   c.monitorEnv(),
+			Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket},
+			Sys:   attr,
+		})
+		return err
 	})
 	if err != nil {
 		ours.Close()
@@ -305,23 +310,6 @@ func (c *created) monitorEnv() []string {
 // their end would wait for the container's.
 func sealDescriptors() error {
 	return os.NewSyscallError("close_range", unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC))
-}
-
-func cloneFlags(l *specs.Linux) uintptr {
-	flags := uintptr(unix.CLONE_NEWNS)
-	for _, ns := range l.Namespaces {
-		switch ns.Type {
-		case specs.PIDNamespace:
-			flags |= unix.CLONE_NEWPID
-		case specs.NetworkNamespace:
-			flags |= unix.CLONE_NEWNET
-		case specs.IPCNamespace:
-			flags |= unix.CLONE_NEWIPC
-		case specs.UTSNamespace:
-			flags |= unix.CLONE_NEWUTS
-		}
-	}
-	return flags
 }
 
 func socketPair() (*control.Conn, *os.File, error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/govmm/govmm/runtime/agent"
 	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/namespace"
 	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/terminal"
 )
@@ -81,6 +82,10 @@ func (m *monitor) answer(c *control.Conn) {
 func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 	switch r.Op {
 	case control.OpStart:
+		// Once more: some engines attach the network between create and start.
+		if err := oci.CheckLinks(namespace.Links()); err != nil {
+			return err
+		}
 		err := m.guest.Start(m.cfg.ID)
 		m.phases.end(phaseStart)
 		return err
@@ -205,6 +210,7 @@ func (m *monitor) startExec(p *process, r *control.Request) error {
 	if err != nil {
 		return err
 	}
+	process.TimeOffsets = oci.TimeOffsets(m.cfg.Spec.Linux)
 	p.assignStreams(&process)
 	if err := m.guest.Exec(&agent.Exec{ID: m.cfg.ID, ExecID: p.execID, Process: process}); err != nil {
 		return fmt.Errorf("unable to start container process: %w", err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/hooks"
+	"github.com/govmm/govmm/runtime/namespace"
+	"github.com/govmm/govmm/runtime/oci"
 )
 
 // beforePivot runs the hooks that find the container's namespaces and mounts made and the host's tree still there:
@@ -33,6 +35,9 @@ func (m *monitor) beforePivot() error {
 			return err
 		}
 		<-m.hooksRun
+		if err := oci.CheckLinks(namespace.Links()); err != nil {
+			return err
+		}
 	}
 	state := m.cfg.State
 	state.Status, state.Pid = specs.StateCreating, os.Getpid()

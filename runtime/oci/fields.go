@@ -55,6 +55,7 @@ var fields = map[string]decision{
 	"linux.sysctl":            carried,
 	"linux.cgroupsPath":       carried,
 	"linux.namespaces":        carried,
+	"linux.timeOffsets":       carried,
 	"linux.maskedPaths":       carried,
 	"linux.readonlyPaths":     carried,
 	"linux.rootfsPropagation": carried,

@@ -32,6 +32,7 @@ func Guest(id string, spec *specs.Spec) (*agent.CreateContainer, error) {
 		Process:       process,
 		Devices:       guestDeviceList(spec.Linux),
 	}
+	c.Process.TimeOffsets = TimeOffsets(spec.Linux)
 	for i, m := range spec.Mounts {
 		mount, err := guestMount(id, i, m)
 		if err != nil {

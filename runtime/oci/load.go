@@ -101,6 +101,9 @@ func Validate(spec *specs.Spec) error {
 	if err := checkLinux(spec.Linux); err != nil {
 		return err
 	}
+	if err := checkNamespaces(spec); err != nil {
+		return err
+	}
 	return checkVM(spec)
 }
 
@@ -196,9 +199,6 @@ func checkLinux(l *specs.Linux) error {
 	if l == nil {
 		return errors.New("config.json: linux section is missing: the container's namespaces stand there")
 	}
-	if err := checkNamespaces(l.Namespaces); err != nil {
-		return err
-	}
 	for key := range l.Sysctl {
 		if key == "" || key[0] == '/' || key[0] == '.' || strings.Contains(key, "..") || strings.IndexByte(key, 0) >= 0 {
 			return fmt.Errorf("linux.sysctl: invalid key %q", key)
@@ -217,34 +217,6 @@ func checkLinux(l *specs.Linux) error {
 		return err
 	}
 	return checkResources(l.Resources)
-}
-
-func checkNamespaces(list []specs.LinuxNamespace) error {
-	have := map[specs.LinuxNamespaceType]bool{}
-	for _, ns := range list {
-		if have[ns.Type] {
-			return fmt.Errorf("malformed spec file: duplicated ns %q", ns.Type)
-		}
-		have[ns.Type] = true
-		switch ns.Type {
-		case specs.MountNamespace, specs.CgroupNamespace:
-			if ns.Path != "" {
-				return fmt.Errorf("linux.namespaces: joining a %s namespace is not possible: the guest has its own", ns.Type)
-			}
-		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace:
-			if ns.Path != "" {
-				return fmt.Errorf("linux.namespaces: joining the %s namespace %s is not supported yet", ns.Type, ns.Path)
-			}
-		default:
-			return fmt.Errorf("linux.namespaces: a %s namespace is not supported yet", ns.Type)
-		}
-	}
-	for _, need := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace} {
-		if !have[need] {
-			return fmt.Errorf("linux.namespaces: no %s namespace: a micro-VM cannot share the host's; add {\"type\": %q}", need, need)
-		}
-	}
-	return nil
 }
 
 // ValidateProcess checks the process of an exec.

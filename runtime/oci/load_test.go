@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,12 @@ func TestExampleLoads(t *testing.T) {
 }
 
 func ptr(n int64) *int64 { return &n }
+
+func add(s *specs.Spec, ns specs.LinuxNamespace) { s.Linux.Namespaces = append(s.Linux.Namespaces, ns) }
+
+func remove(s *specs.Spec, t specs.LinuxNamespaceType) {
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+}
 
 // TestLoadAcceptsNothing has what engines write where they ask for nothing.
 func TestLoadAcceptsNothing(t *testing.T) {
@@ -182,9 +189,17 @@ func TestLoadRefuses(t *testing.T) {
 			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}}
 		}, "config field linux.netDevices is not supported yet"},
 		{"resctrl", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"} }, "config field linux.intelRdt is not supported yet"},
-		{"time offsets", func(s *specs.Spec) {
+		{"time offsets without a namespace", func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
-		}, "config field linux.timeOffsets is not supported yet"},
+		}, "time namespace offsets specified, but time namespace isn't enabled in the config"},
+		{"clock without offset", func(s *specs.Spec) {
+			add(s, specs.LinuxNamespace{Type: specs.TimeNamespace})
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
+		}, `linux.timeOffsets: "realtime" is no clock of a time namespace`},
+		{"nanoseconds", func(s *specs.Spec) {
+			add(s, specs.LinuxNamespace{Type: specs.TimeNamespace})
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Nanosecs: 1e9}}
+		}, "monotonic: 1000000000 nanoseconds are a second or more"},
 		{"user maps", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "config field linux.uidMappings is not supported yet"},
 		{"hypervisor", func(s *specs.Spec) { s.VM = &specs.VM{Hypervisor: specs.VMHypervisor{Path: "/x"}} }, "config field vm.hypervisor is not supported yet"},
 		{"guest image", func(s *specs.Spec) { s.VM = &specs.VM{Image: specs.VMImage{Path: "/x"}} }, "config field vm.image is not supported yet"},
@@ -216,7 +231,22 @@ func TestLoadRefuses(t *testing.T) {
 		}, "rlimit RLIMIT_NOFILE is given twice"},
 		{"rlimit upside down", func(s *specs.Spec) { s.Process.Rlimits[0].Hard = 5 }, "rlimit RLIMIT_NOFILE: the soft limit 1024 is above the hard limit 5"},
 		{"oomScoreAdj", func(s *specs.Spec) { n := 1001; s.Process.OOMScoreAdj = &n }, "process.oomScoreAdj: 1001 is not between"},
-		{"joining a namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" }, "joining the pid namespace /proc/1/ns/pid is not supported yet"},
+		{"host pid namespace by path", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/ns/pid" }, "the pid namespace /proc/self/ns/pid is the host's"},
+		{"namespace of another type", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/ns/uts" }, "failed to setns into pid namespace: /proc/self/ns/uts is a uts namespace"},
+		{"no namespace", func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/dev/null" }, "failed to setns into ipc namespace: /dev/null is no namespace"},
+		{"namespace that is not there", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/nope" }, "namespace path: open /nope: no such file or directory"},
+		{"path of a mount namespace", func(s *specs.Spec) { s.Linux.Namespaces[4].Path = "/proc/self/ns/mnt" }, "joining a mount namespace is not possible: the guest has its own"},
+		{"path of a time namespace", func(s *specs.Spec) {
+			add(s, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/proc/self/ns/time"})
+		}, "joining a time namespace is not possible: the guest has its own"},
+		{"host name for the host", func(s *specs.Spec) { remove(s, specs.UTSNamespace) }, "unable to set hostname without a private UTS namespace"},
+		{"host name for the host by path", func(s *specs.Spec) { s.Linux.Namespaces[3].Path = "/proc/self/ns/uts" }, "unable to set hostname without a private UTS namespace"},
+		{"domain name for the host", func(s *specs.Spec) {
+			remove(s, specs.UTSNamespace)
+			s.Hostname, s.Domainname = "", "d"
+		}, "unable to set domainname without a private UTS namespace"},
+		{"host network", func(s *specs.Spec) { remove(s, specs.NetworkNamespace) }, "use --network none in place of --network host"},
+		{"host ipc", func(s *specs.Spec) { remove(s, specs.IPCNamespace) }, "leave --ipc=host out"},
 		{"no linux section", func(s *specs.Spec) { s.Linux = nil }, "linux section is missing"},
 		{"mount without destination", func(s *specs.Spec) { s.Mounts[0].Destination = "" }, "a mount has no destination"},
 		{"host root by another name", func(s *specs.Spec) { s.Root.Path = "/./" }, "host's own root"},

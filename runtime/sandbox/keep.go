@@ -3,10 +3,11 @@ package sandbox
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/namespace"
 )
 
 // Recursive sources live in a mount namespace of their own, that nobody is in. The pivot detaches the tree in which they were opened,
@@ -17,30 +18,14 @@ import (
 // It is made by a thread that ends with it: a namespace belongs to a thread, and the pivot to follow is to be the process's.
 
 // keepSources opens the recursive sources of steps, and the namespace that keeps them alive. scratch is a directory to mount over.
-func keepSources(scratch string, steps []Step) (sources []*os.File, namespace *os.File, err error) {
+func keepSources(scratch string, steps []Step) (sources []*os.File, space *os.File, err error) {
 	done := make(chan struct{})
-	go onOwnThread(func() {
-		sources, namespace, err = makeNamespace(scratch, steps)
+	go namespace.OnOwnThread(func() {
+		sources, space, err = makeNamespace(scratch, steps)
 		close(done)
 	})
 	<-done
-	return sources, namespace, err
-}
-
-// onOwnThread runs f on a thread that is not the process's first and ends afterwards.
-func onOwnThread(f func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f()
-		return // still locked: the thread ends
-	}
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		onOwnThread(f)
-	}()
-	<-finished // the first thread is taken until then
-	runtime.UnlockOSThread()
+	return sources, space, err
 }
 
 func makeNamespace(scratch string, steps []Step) ([]*os.File, *os.File, error) {
