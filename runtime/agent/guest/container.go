@@ -333,10 +333,13 @@ func (s *server) signal(m *agent.Signal) error {
 	if !m.All {
 		return p.send(sig)
 	}
-	for _, q := range s.members(m.ID) {
+	// The first process first: it may end of itself when the others do, and was not running then.
+	others := s.members(m.ID)
+	err = p.send(sig)
+	for _, q := range others {
 		if q != p.pid {
 			_ = unix.Kill(q, sig)
 		}
 	}
-	return p.send(sig)
+	return err
 }
