@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/namespace"
 )
 
 // A Socket is a bind source that is a Unix socket: reached through its descriptor, whatever becomes of its name, as a
@@ -96,7 +98,7 @@ func (s *Socket) connect(kind int) (fd int, err error) {
 		return -1, os.NewSyscallError("setsockopt", err)
 	}
 	done := make(chan struct{})
-	go onOwnThread(func() {
+	go namespace.OnOwnThread(func() {
 		defer close(done)
 		if err = unix.Unshare(unix.CLONE_FS); err != nil {
 			err = os.NewSyscallError("unshare", err)
