@@ -52,6 +52,13 @@ func (h host) settle(spec *specs.Spec) {
 		spec.Root = &specs.Root{}
 	}
 	spec.Root.Path = h.root
+	if spec.Linux != nil {
+		for i := range spec.Linux.Namespaces {
+			if ns := &spec.Linux.Namespaces[i]; ns.Path != "" {
+				ns.Path = "/none/" + string(ns.Type) // what a path of theirs names here is chance
+			}
+		}
+	}
 	for i := range spec.Mounts {
 		if m := &spec.Mounts[i]; isBind(*m) {
 			m.Source = h.volume
