@@ -18,6 +18,7 @@ const (
 	kindSyncFS
 	kindShutdown
 	kindDelete
+	kindStats
 
 	kindHello Kind = iota + 64
 	kindReply
@@ -69,6 +70,8 @@ func newMessage(k Kind, from Side) Message {
 		return new(Shutdown)
 	case kindDelete:
 		return new(DeleteContainer)
+	case kindStats:
+		return new(Stats)
 	}
 	return nil
 }
@@ -103,6 +106,7 @@ type Reply struct {
 	// PID is what CreateContainer and Exec started, in the guest's first PID namespace.
 	PID       int32
 	Processes []ProcessInfo // of ListProcesses
+	Files     []File        // of Stats
 }
 
 func (*Reply) kind() Kind { return kindReply }
@@ -111,6 +115,7 @@ func (m *Reply) code(c *coder) {
 	c.str(&m.Text)
 	c.i32(&m.PID)
 	list(c, &m.Processes, func(p *ProcessInfo) { p.code(c) })
+	list(c, &m.Files, func(v *File) { v.code(c) })
 }
 
 // ProcessInfo is a line of ps.
@@ -261,6 +266,18 @@ type ListProcesses struct{ ID string }
 
 func (*ListProcesses) kind() Kind      { return kindListProcesses }
 func (m *ListProcesses) code(c *coder) { c.str(&m.ID) }
+
+// Stats asks for the files of a container's cgroup that tell what it uses: StatFiles, those that there are.
+type Stats struct{ ID string }
+
+// StatFiles are the names that Stats asks for.
+var StatFiles = []string{
+	"memory.current", "memory.max", "memory.peak", "memory.swap.current", "memory.swap.max", "memory.stat", "memory.events",
+	"pids.current", "pids.max",
+}
+
+func (*Stats) kind() Kind      { return kindStats }
+func (m *Stats) code(c *coder) { c.str(&m.ID) }
 
 // SyncFS writes back every file system.
 type SyncFS struct{}

@@ -150,17 +150,31 @@ type Sysctl struct{ Name, Value string }
 
 // Resources are limits of the container's cgroup. 0 leaves a value as it is, -1 takes the limit away.
 type Resources struct {
+	// Check refuses a memory limit below what is in use, which would have the kernel kill.
+	Check      bool
 	MemoryMax  int64 // bytes
 	MemorySwap int64 // bytes of memory and swap together, as in the runtime specification
 	MemoryLow  int64 // bytes: the reservation
 	PidsMax    int64
+	// Files are files of the cgroup that are written last, as they stand here.
+	Files []File
+}
+
+// File is a file of a cgroup and what it holds.
+type File struct{ Name, Value string }
+
+func (m *File) code(c *coder) {
+	c.str(&m.Name)
+	c.str(&m.Value)
 }
 
 func (m *Resources) code(c *coder) {
+	c.flag(&m.Check)
 	c.i64(&m.MemoryMax)
 	c.i64(&m.MemorySwap)
 	c.i64(&m.MemoryLow)
 	c.i64(&m.PidsMax)
+	list(c, &m.Files, func(v *File) { v.code(c) })
 }
 
 // Process is a process of a container.

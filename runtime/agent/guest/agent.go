@@ -175,6 +175,13 @@ func (s *server) handle(m agent.Message, r *agent.Reply) error {
 		return setTime(m.RealtimeNS)
 	case *agent.Update:
 		return s.update(m)
+	case *agent.Stats:
+		c, err := s.container(m.ID)
+		if err != nil {
+			return err
+		}
+		r.Files = c.cgroup.stats()
+		return nil
 	case *agent.ListProcesses:
 		return s.list(m.ID, r)
 	case *agent.SyncFS:

@@ -37,6 +37,9 @@ func (c cgroup) apply(r agent.Resources) error {
 	if c == "" {
 		return nil
 	}
+	if err := c.check(r); err != nil {
+		return err
+	}
 	swap := r.MemorySwap
 	if swap > 0 && r.MemoryMax > 0 {
 		swap -= r.MemoryMax
@@ -55,7 +58,50 @@ func (c cgroup) apply(r agent.Resources) error {
 			return err
 		}
 	}
+	for _, f := range r.Files {
+		if strings.Contains(f.Name, "/") {
+			return failure(agent.Invalid, "not a cgroup's file: "+f.Name)
+		}
+		if err := writeFile(string(c)+"/"+f.Name, f.Value); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// check keeps a container from being killed by a limit below what it uses, in runc's words.
+func (c cgroup) check(r agent.Resources) error {
+	if !r.Check || r.MemoryMax <= 0 {
+		return nil
+	}
+	usage := strings.TrimSpace(c.read("memory.current"))
+	if n, err := strconv.ParseInt(usage, 10, 64); err == nil && r.MemoryMax <= n {
+		return failure(agent.Invalid, "rejecting memory limit "+strconv.FormatInt(r.MemoryMax, 10)+" <= usage "+usage)
+	}
+	return nil
+}
+
+// stats returns what the container uses, in the words of the kernel.
+func (c cgroup) stats() []agent.File {
+	if c == "" {
+		return nil
+	}
+	var out []agent.File
+	for _, name := range agent.StatFiles {
+		if text := c.read(name); text != "" {
+			out = append(out, agent.File{Name: name, Value: text})
+		}
+	}
+	return out
+}
+
+// read returns a file, "" if it cannot be read.
+func (c cgroup) read(name string) string {
+	b, err := os.ReadFile(string(c) + "/" + name)
+	if err != nil {
+		return ""
+	}
+	return string(b)
 }
 
 func (c cgroup) set(file string, value int64, wanted bool) error {
@@ -122,11 +168,7 @@ func (c cgroup) oomKilled() bool {
 	if c == "" {
 		return false
 	}
-	b, err := os.ReadFile(string(c) + "/memory.events")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(c.read("memory.events")) {
 		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
 			return strings.TrimSpace(n) != "0"
 		}

@@ -3,6 +3,7 @@ package guest_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,11 +41,13 @@ func startLimited(t *testing.T) (*fixture, string) {
 
 func TestCgroupLimits(t *testing.T) {
 	f, dir := startLimited(t)
-	m := f.spec("sh", "-c", "cat /proc/self/cgroup; sleep 0.2; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.low /sys/fs/cgroup/pids.max; sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait")
+	m := f.spec("sh", "-c", "cat /proc/self/cgroup; sleep 0.2; cd /sys/fs/cgroup; cat memory.max memory.low pids.max memory.high; sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait")
 	m.Mounts = append(m.Mounts, agent.Mount{Source: "cgroup", Target: "/sys/fs/cgroup", Type: "cgroup", Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV, Data: "x"})
-	m.Resources = agent.Resources{MemoryMax: 32 << 20, MemorySwap: 32 << 20, MemoryLow: 1 << 20, PidsMax: 4}
+	m.Resources = agent.Resources{
+		MemoryMax: 32 << 20, MemorySwap: 32 << 20, MemoryLow: 1 << 20, PidsMax: 4, Files: []agent.File{{Name: "memory.high", Value: "31M"}},
+	}
 	got := f.run(m, nil)
-	if got.stdout != "0::/\n33554432\n1048576\n4\n" || !strings.Contains(got.stderr, "can't fork") || got.OOMKilled {
+	if got.stdout != "0::/\n33554432\n1048576\n4\n32505856\n" || !strings.Contains(got.stderr, "can't fork") || got.OOMKilled {
 		t.Errorf("got %+v", got)
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
@@ -53,6 +56,9 @@ func TestCgroupLimits(t *testing.T) {
 	m.Resources = agent.Resources{MemoryMax: 32 << 20, MemorySwap: 1 << 20}
 	_, err := f.create(m, stdio{})
 	wantError(t, err, agent.Invalid, "memory+swap limit should be >= memory limit")
+	m.Resources = agent.Resources{Files: []agent.File{{Name: "../memory.high", Value: "1"}}}
+	_, err = f.create(m, stdio{})
+	wantError(t, err, agent.Invalid, "not a cgroup's file: ../memory.high")
 }
 
 func TestOutOfMemory(t *testing.T) {
@@ -80,6 +86,17 @@ func TestUpdate(t *testing.T) {
 	e, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Process: f.process("sleep", "1000")}, stdio{})
 	must(t, err)
 	must(t, f.Update(&agent.Update{ID: "c", Resources: agent.Resources{PidsMax: -1}}))
+	err = f.Update(&agent.Update{ID: "c", Resources: agent.Resources{Check: true, MemoryMax: 4096}})
+	if agent.CodeOf(err) != agent.Invalid || !strings.HasPrefix(err.Error(), "rejecting memory limit 4096 <= usage ") {
+		t.Errorf("a limit below what is used: %v", err)
+	}
+	stats, err := f.Stats("c")
+	must(t, err)
+	for _, want := range []agent.File{{Name: "memory.max", Value: "67108864\n"}, {Name: "pids.current", Value: "2\n"}, {Name: "pids.max", Value: "max\n"}} {
+		if !slices.Contains(stats, want) {
+			t.Errorf("no %+v in %+v", want, stats)
+		}
+	}
 	list, err := f.Processes("c")
 	must(t, err)
 	if len(list) != 2 {

@@ -40,6 +40,15 @@ func (c *Client) Processes(id string) ([]agent.ProcessInfo, error) {
 	return r.Processes, nil
 }
 
+// Stats returns the files of a container's cgroup that tell what it uses.
+func (c *Client) Stats(id string) ([]agent.File, error) {
+	r, err := c.call(&agent.Stats{ID: id})
+	if err != nil {
+		return nil, err
+	}
+	return r.Files, nil
+}
+
 // Sync writes back the guest's file systems.
 func (c *Client) Sync() error { return c.do(&agent.SyncFS{}) }
 
