@@ -1,14 +1,16 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/govmm/govmm/runtime/cgroup"
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/lifecycle"
 	"github.com/govmm/govmm/runtime/version"
@@ -29,6 +31,7 @@ the monitor, stands for each container; the guest kernel and its PID 1 are insid
 type app struct {
 	root, log, logFormat, kernel string
 	debug, systemdCgroup         bool
+	cgroupManager, rootless      string
 	status                       int
 	begin                        time.Time
 }
@@ -53,11 +56,15 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.logFormat, "log-format", "text", "form of the log: text or json")
 	f.StringVar(&a.kernel, "kernel", "", "guest kernel (ELF vmlinux or bzImage) in place of the one inside this program")
 	f.BoolVar(&a.debug, "debug", false, "say more on standard error")
-	f.BoolVar(&a.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup (not supported yet)")
+	f.BoolVar(&a.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup; linux.cgroupsPath is slice:prefix:name")
+	f.StringVar(&a.cgroupManager, "cgroup-manager", "cgroupfs", "who makes the cgroup: cgroupfs, systemd or disabled")
+	f.StringVar(&a.rootless, "rootless", "auto", "go on where a cgroup may not be made: true, false or auto")
+	f.String("criu", "", "accepted for runc's sake")
+	_ = f.MarkHidden("criu")
 	root.AddCommand(
 		a.createCommand(), a.runCommand(), a.startCommand(), a.killCommand(), a.deleteCommand(),
-		a.pauseCommand(), a.resumeCommand(), a.execCommand(),
-		a.stateCommand(), a.listCommand(), a.psCommand(),
+		a.pauseCommand(), a.resumeCommand(), a.updateCommand(), a.execCommand(),
+		a.stateCommand(), a.listCommand(), a.psCommand(), a.eventsCommand(),
 		a.specCommand(), featuresCommand(), checkCommand(), versionCommand(),
 	)
 	return root
@@ -71,10 +78,25 @@ func (a *app) checkGlobals() error {
 	switch {
 	case a.logFormat != "text" && a.logFormat != "json":
 		return fmt.Errorf("unknown log-format %q: use text or json", a.logFormat)
-	case a.systemdCgroup:
-		return errors.New("--systemd-cgroup is not supported yet: use the cgroupfs driver")
+	case a.rootless != "auto" && !isBool(a.rootless):
+		return fmt.Errorf("invalid --rootless %q: use true, false or auto", a.rootless)
+	case !slices.Contains([]cgroup.Driver{cgroup.Cgroupfs, cgroup.Systemd, cgroup.Disabled}, a.driver()):
+		return fmt.Errorf("unknown --cgroup-manager %q: use cgroupfs, systemd or disabled", a.cgroupManager)
 	}
 	return nil
+}
+
+func isBool(s string) bool {
+	_, err := strconv.ParseBool(s)
+	return err == nil
+}
+
+// driver makes one of runc's flag and crun's.
+func (a *app) driver() cgroup.Driver {
+	if a.systemdCgroup {
+		return cgroup.Systemd
+	}
+	return cgroup.Driver(a.cgroupManager)
 }
 
 func (a *app) runtime() (*lifecycle.Runtime, error) {
@@ -91,7 +113,8 @@ func (a *app) runtime() (*lifecycle.Runtime, error) {
 			return nil, fmt.Errorf("--kernel: %w", err)
 		}
 	}
-	return &lifecycle.Runtime{Store: store, Kernel: kernel, Debug: a.debug, Log: a.logger()}, nil
+	rootless, _ := strconv.ParseBool(a.rootless)
+	return &lifecycle.Runtime{Store: store, Kernel: kernel, Debug: a.debug, Log: a.logger(), Cgroups: a.driver(), Rootless: rootless}, nil
 }
 
 // withRuntime is the common shape of the commands that take a container's id first.

@@ -208,7 +208,18 @@ func TestMessages(t *testing.T) {
 		{[]string{"run", "--preserve-fds", "1", "x"}, 1, "--preserve-fds 1: descriptors cannot be passed into a VM"},
 		{[]string{"spec", "--bundle", "/nope"}, 1, "open /nope/config.json: no such file or directory"},
 		{[]string{"--log-format", "xml", "list"}, 1, `unknown log-format "xml": use text or json`},
-		{[]string{"--systemd-cgroup", "list"}, 1, "--systemd-cgroup is not supported yet: use the cgroupfs driver"},
+		{[]string{"--cgroup-manager", "x", "list"}, 1, `unknown --cgroup-manager "x": use cgroupfs, systemd or disabled`},
+		{[]string{"--rootless", "x", "list"}, 1, `invalid --rootless "x": use true, false or auto`},
+		{[]string{"update", "none", "--memory", "1M"}, 1, "container does not exist"},
+		{[]string{"update", "--memory", "1M", "stopped"}, 1, "container not running"},
+		{[]string{"update", "-r", "/nope", "running"}, 1, "open /nope: no such file or directory"},
+		{[]string{"update", "--resources=-", "running"}, 1, "resources: EOF"},
+		{[]string{"update", "--cpu-quota", "-2", "running"}, 1, "linux.resources.cpu.quota: -2 is not a number of microseconds; -1 is no limit"},
+		{[]string{"update", "--cpu-rt-runtime", "5", "running"}, 1, "config field linux.resources.cpu.realtimeRuntime is not supported yet"},
+		{[]string{"update", "--memory", "2M", "--memory-swap", "1M", "running"}, 1, "linux.resources.memory.swap: memory+swap limit 1048576 should be >= memory limit 2097152"},
+		{[]string{"events", "none"}, 1, "container does not exist"},
+		{[]string{"events", "--stats", "stopped"}, 1, "container with id stopped is not running"},
+		{[]string{"events", "--interval", "0s", "running"}, 1, "duration interval must be greater than 0"},
 		{[]string{"--kernel", "/nope", "list"}, 1, "--kernel: stat /nope: no such file or directory"},
 	} {
 		res := c.run(tt.args...)
@@ -237,6 +248,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"delete", "--bogus", "x"}, "unknown flag: --bogus"},
 		{[]string{"create", "--pid-file"}, "flag needs an argument: --pid-file"},
 		{[]string{"--bogus", "list"}, "unknown flag: --bogus"},
+		{[]string{"update", "--cpu-period", "-1", "x"}, `invalid argument "-1" for "--cpu-period" flag: "-1" is not a number that fits`},
+		{[]string{"update", "--blkio-weight", "65536", "x"}, `invalid argument "65536" for "--blkio-weight" flag: "65536" is not a number that fits`},
+		{[]string{"update", "--memory", "much", "x"}, `invalid argument "much" for "--memory" flag: "much" is not a size: write a number and K, M or G`},
 	} {
 		res := c.run(tt.args...)
 		usage, log, ok := strings.Cut(res.err, "time=")
@@ -244,8 +258,33 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%v: %+v", tt.args, res)
 		}
 	}
+	// podman takes success for support.
+	if res := c.run("checkpoint", "--help"); res.status != 1 || !strings.Contains(res.err, `unknown command \"checkpoint\"`) {
+		t.Errorf("checkpoint: %+v", res)
+	}
 	if res := c.run("bogus"); res.status != 1 || !strings.Contains(res.err, `unknown command \"bogus\" for \"govmm-run\"`) {
 		t.Errorf("unknown command: %+v", res)
+	}
+}
+
+// TestGlobals takes the flags with which engines call runc and crun.
+func TestGlobals(t *testing.T) {
+	for _, args := range [][]string{
+		{"--systemd-cgroup"}, {"--systemd-cgroup=true"}, {"--cgroup-manager", "disabled"}, {"--cgroup-manager=systemd"}, {"--rootless=true"},
+		{"--rootless", "auto"}, {"--criu", "/usr/sbin/criu"}, {"--debug"}, {"--log-format=json"},
+	} {
+		if res := newCLI(t).run(append(args, "list", "-q")...); res != (result{}) {
+			t.Errorf("%v: %+v", args, res)
+		}
+	}
+}
+
+// TestCompletion has the shells' scripts.
+func TestCompletion(t *testing.T) {
+	for shell, want := range map[string]string{"bash": "complete -o default -F __start_govmm-run govmm-run", "zsh": "#compdef govmm-run", "fish": "complete -c govmm-run"} {
+		if res := newCLI(t).run("completion", shell); res.status != 0 || !strings.Contains(res.out, want) || res.err != "" {
+			t.Errorf("%s: status %d, %q, %d bytes", shell, res.status, res.err, len(res.out))
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -43,11 +44,11 @@ func useCgroup2(t *testing.T) {
 
 func make2(t *testing.T, path string) *Group {
 	t.Helper()
-	g, err := Plan(path, nil)
+	g, err := Plan(Cgroupfs, path, "id")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Create(nil); err != nil {
+	if err := g.Create(nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	return g
@@ -62,7 +63,7 @@ func exists(path string) bool {
 func TestParentsGo(t *testing.T) {
 	useCgroup2(t)
 	a := make2(t, "/x/y/a")
-	b := make2(t, "x/y/../y/b") // relative is from the root too
+	b := make2(t, "/x/y/../y/b")
 	if want := filepath.Join(mountPoint, "x/y/b"); b.Dir != want {
 		t.Errorf("cgroup %s, want %s", b.Dir, want)
 	}
@@ -87,7 +88,7 @@ func TestParentsGo(t *testing.T) {
 // TestInUse has processes in the cgroup before and after.
 func TestInUse(t *testing.T) {
 	useCgroup2(t)
-	g := make2(t, "busy")
+	g := make2(t, "/busy")
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -99,10 +100,10 @@ func TestInUse(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := g.write("cgroup.procs", strconv.Itoa(cmd.Process.Pid)); err != nil {
+	if err := cgroups.WriteCgroupProc(g.Dir, cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Plan("/busy", nil); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty: 1 process(es) found") {
+	if _, err := Plan(Cgroupfs, "/busy", "id"); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty: 1 process(es) found") {
 		t.Errorf("a cgroup with a process: %v", err)
 	}
 	if err := g.Remove(); err == nil || !strings.Contains(err.Error(), "busy: device or resource busy") {
@@ -112,23 +113,33 @@ func TestInUse(t *testing.T) {
 
 func TestRootIsRefused(t *testing.T) {
 	useCgroup2(t)
-	for _, path := range []string{"/", "..", "a/.."} {
-		if _, err := Plan(path, nil); err == nil || !strings.Contains(err.Error(), "is the root of the hierarchy") {
+	for _, path := range []string{"/", "/..", "/a/.."} {
+		if _, err := Plan(Cgroupfs, path, "id"); err == nil || !strings.Contains(err.Error(), "is the root of the hierarchy") {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
 }
 
-// TestWithoutCgroup2 matters on hosts of version 1: only what cannot be done is an error.
-func TestWithoutCgroup2(t *testing.T) {
-	old := mountPoint
-	mountPoint = t.TempDir()
-	defer func() { mountPoint = old }()
-	if g, err := Plan("/x", nil); g != nil || err != nil {
-		t.Errorf("nothing to limit: %v, %v", g, err)
+// TestRelative has runc's places: beside the caller's own cgroup, by the container's id where there is no path.
+func TestRelative(t *testing.T) {
+	useCgroup2(t)
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := Plan("/x", &specs.LinuxCPU{}); !errors.Is(err, ErrUnsupported) {
-		t.Errorf("a limit: %v", err)
+	beside := filepath.Join(mountPoint, filepath.Dir("/"+own[""]))
+	for path, want := range map[string]string{"": "id", "a/b": "a/b", "../../a": "a"} {
+		g, err := Plan(Cgroupfs, path, "id")
+		if err != nil || g.Dir != filepath.Join(beside, want) {
+			t.Errorf("%q: %+v, %v, want %s", path, g, err, filepath.Join(beside, want))
+		}
+	}
+}
+
+// TestNone makes no cgroup.
+func TestNone(t *testing.T) {
+	if g, err := Plan(Disabled, "/x", "id"); g != nil || err != nil {
+		t.Errorf("disabled: %v, %v", g, err)
 	}
 	var none *Group
 	if err := none.Remove(); err != nil {
@@ -136,25 +147,118 @@ func TestWithoutCgroup2(t *testing.T) {
 	}
 }
 
-func TestValues(t *testing.T) {
-	for shares, want := range map[uint64]uint64{0: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 40: 10000} {
-		if got := weight(shares); got != want {
-			t.Errorf("weight of %d shares is %d, want %d", shares, got, want)
+// TestSystemd reads runc's form of the path; without systemd it says so.
+func TestSystemd(t *testing.T) {
+	if _, err := Plan(Systemd, "/x", "id"); err == nil || !strings.Contains(err.Error(), `expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got "/x" instead`) {
+		t.Errorf("a path: %v", err)
+	}
+	g, err := Plan(Systemd, "machine.slice:libpod:abc", "id")
+	if _, running := os.Stat("/run/systemd/system"); running != nil {
+		if err == nil || !strings.Contains(err.Error(), "systemd not running on this host") {
+			t.Errorf("without systemd: %+v, %v", g, err)
+		}
+		return
+	}
+	if err != nil || *g.Unit != (Unit{"machine.slice", "libpod", "abc"}) || Version2() && g.Dir != "/sys/fs/cgroup/machine.slice/libpod-abc.scope" {
+		t.Errorf("got %+v, %v", g, err)
+	}
+}
+
+// TestVersion1 puts a process into this machine's hierarchies of version 1 and limits it.
+func TestVersion1(t *testing.T) {
+	if Version2() {
+		t.Skip("needs cgroup version 1")
+	}
+	path := "/govmm-test-" + strconv.Itoa(os.Getpid())
+	g, err := Plan(Cgroupfs, path, "id")
+	if err != nil {
+		t.Skipf("needs mounted hierarchies: %v", err)
+	}
+	if g.Clonable() || g.Paths["memory"] == "" || g.Paths["cpu"] == "" {
+		t.Skipf("needs the memory and cpu controllers: %+v", g)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+		if exists(g.Paths["memory"]) {
+			t.Errorf("%s is left", g.Paths["memory"])
+		}
+	})
+	quota, limit, low := int64(30000), int64(16<<20), int64(8<<20)
+	r := &specs.LinuxResources{
+		CPU: &specs.LinuxCPU{Quota: &quota}, Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit, Reservation: &low},
+		Unified: map[string]string{"memory.high": "1"}, // the guest's
+	}
+	if err := g.Join(cmd.Process.Pid, r, 64<<20); err != nil {
+		t.Skipf("needs the right to make cgroups: %v", err)
+	}
+	for file, want := range map[string]string{
+		g.Paths["cpu"] + "/cpu.cfs_quota_us": "30000\n", g.Paths["memory"] + "/memory.limit_in_bytes": "67108864\n",
+		g.Paths["memory"] + "/cgroup.procs": strconv.Itoa(cmd.Process.Pid) + "\n",
+	} {
+		if b, err := os.ReadFile(file); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v, want %q", file, b, err, want)
 		}
 	}
+	if _, err := Plan(Cgroupfs, path, "id"); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty: 1 process(es) found") {
+		t.Errorf("a second container: %v", err)
+	}
+	if s, err := g.Stats(); err != nil || s.CpuStats.CpuUsage.TotalUsage == 0 {
+		t.Errorf("stats: %+v, %v", s, err)
+	}
+	r.Unified = map[string]string{"cpu.idle": "1"}
+	if err := g.Set(r, 64<<20); err == nil || !strings.Contains(err.Error(), "cgroup v1") {
+		t.Errorf("a file of version 2: %v", err)
+	}
+}
+
+// TestConvert has what the host does of a config, and not what the guest does.
+func TestConvert(t *testing.T) {
 	n := func(v int64) *int64 { return &v }
 	u := func(v uint64) *uint64 { return &v }
-	for _, tt := range []struct {
-		cpu  specs.LinuxCPU
-		want string
-	}{
-		{specs.LinuxCPU{}, "max 100000"},
-		{specs.LinuxCPU{Quota: n(0), Period: u(0)}, "max 100000"},
-		{specs.LinuxCPU{Quota: n(-1), Period: u(5000)}, "max 5000"},
-		{specs.LinuxCPU{Quota: n(2000)}, "2000 100000"},
-	} {
-		if got := cpuMax(&tt.cpu); got != tt.want {
-			t.Errorf("%+v: cpu.max %q, want %q", tt.cpu, got, tt.want)
-		}
+	weight, zero := uint16(500), uint16(0)
+	r := &specs.LinuxResources{
+		CPU:            &specs.LinuxCPU{Shares: u(1024), Quota: n(50000), Period: u(100000), Burst: u(5), Idle: n(1), Cpus: "0", Mems: "0"},
+		Memory:         &specs.LinuxMemory{Limit: n(16 << 20), Swap: n(20 << 20), Reservation: n(8 << 20), Swappiness: u(5)},
+		Pids:           &specs.LinuxPids{Limit: n(5)},
+		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1}},
+		Unified:        map[string]string{"memory.high": "1", "pids.max": "2", "cpu.weight.nice": "3"},
+		BlockIO: &specs.LinuxBlockIO{
+			Weight: &weight, LeafWeight: &zero, ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{throttled(8, 1, 2)},
+			ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{throttled(8, 2, 3)}, ThrottleReadIOPSDevice: []specs.LinuxThrottleDevice{throttled(8, 3, 4)},
+			ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{throttled(8, 4, 5)},
+		},
 	}
+	want := &cgroups.Resources{
+		SkipDevices: true, Memory: 200 << 20, MemorySwap: 204 << 20, MemoryReservation: 8 << 20,
+		CpuShares: 1024, CpuWeight: 100, CpuQuota: 50000, CpuPeriod: 100000, CpuBurst: u(5), CPUIdle: n(1), CpusetCpus: "0", CpusetMems: "0",
+		BlkioWeight: 500, HugetlbLimit: []*cgroups.HugepageLimit{{Pagesize: "2MB", Limit: 1}}, Unified: map[string]string{"cpu.weight.nice": "3"},
+		BlkioThrottleReadBpsDevice:   []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 1, 2)},
+		BlkioThrottleWriteBpsDevice:  []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 2, 3)},
+		BlkioThrottleReadIOPSDevice:  []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 3, 4)},
+		BlkioThrottleWriteIOPSDevice: []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 4, 5)},
+	}
+	if d := cmp.Diff(want, convert(r, 200<<20, true)); d != "" {
+		t.Errorf("differs: %s", d)
+	}
+	if got := convert(nil, 0, true); !cmp.Equal(got, &cgroups.Resources{SkipDevices: true}) {
+		t.Errorf("of nothing: %+v", got)
+	}
+	r = &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: &zero}, Memory: &specs.LinuxMemory{Limit: n(-1), Swap: n(-1)}}
+	if got := convert(r, -1, false); !cmp.Equal(got, &cgroups.Resources{SkipDevices: true, Memory: -1, MemorySwap: -1}) {
+		t.Errorf("of no limits: %+v", got)
+	}
+}
+
+func throttled(major, minor int64, rate uint64) specs.LinuxThrottleDevice {
+	d := specs.LinuxThrottleDevice{Rate: rate}
+	d.Major, d.Minor = major, minor
+	return d
 }

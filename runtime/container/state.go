@@ -47,6 +47,8 @@ type State struct {
 	Cgroup *cgroup.Group `json:"cgroup,omitempty"`
 	// Hooks are the config's: those of start and delete run whatever became of the bundle.
 	Hooks *specs.Hooks `json:"hooks,omitempty"`
+	// Resources are the limits in force: the config's until an update.
+	Resources *specs.LinuxResources `json:"resources,omitempty"`
 }
 
 // Container is one container of a Store.

@@ -37,6 +37,8 @@ const (
 	OpResume Op = "resume"
 	OpPS     Op = "ps"
 	OpPIDs   Op = "pids" // the host processes of execs
+	OpUpdate Op = "update"
+	OpStats  Op = "stats" // what the guest knows of the container's use
 	OpExec   Op = "exec"
 	OpSignal Op = "signal" // on the connection of an exec: to its process
 	OpResize Op = "resize" // on the connection of an exec: its terminal's size
@@ -51,9 +53,11 @@ type Request struct {
 	Signal  int            `json:"signal,omitempty"`
 	All     bool           `json:"all,omitempty"`
 	Process *specs.Process `json:"process,omitempty"`
-	PID     int            `json:"pid,omitempty"` // of an exec's host process, which the monitor cannot see
-	Rows    uint16         `json:"rows,omitempty"`
-	Columns uint16         `json:"columns,omitempty"`
+	// Resources are all limits of the container, after an update.
+	Resources *specs.LinuxResources `json:"resources,omitempty"`
+	PID       int                   `json:"pid,omitempty"` // of an exec's host process, which the monitor cannot see
+	Rows      uint16                `json:"rows,omitempty"`
+	Columns   uint16                `json:"columns,omitempty"`
 }
 
 // Process is one row of ps.
@@ -74,9 +78,13 @@ type Reply struct {
 	Error     string    `json:"error,omitempty"`
 	Hooks     bool      `json:"hooks,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
-	PIDs      []int     `json:"pids,omitempty"`
-	Exited    bool      `json:"exited,omitempty"`
-	Status    int       `json:"status,omitempty"`
+	// Stats are the guest's files of the container's cgroup, by name.
+	Stats map[string]string `json:"stats,omitempty"`
+	// Memory is what an update wants to bound the monitor, in bytes: -1 for nothing, 0 for what does so already.
+	Memory int64 `json:"memory,omitempty"`
+	PIDs   []int `json:"pids,omitempty"`
+	Exited bool  `json:"exited,omitempty"`
+	Status int   `json:"status,omitempty"`
 }
 
 // Err returns the error that the reply carries.

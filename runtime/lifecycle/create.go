@@ -18,7 +18,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/govmm/govmm/runtime/cgroup"
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/monitor"
@@ -93,6 +92,7 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 		return nil, err
 	}
 	made := &created{Container: c, spec: spec, joined: spaces}
+	c.State.Resources = spec.Linux.Resources
 	c.State.OCIVersion = spec.Version
 	c.State.Bundle, c.State.Rootfs = bundle, spec.Root.Path
 	c.State.Created = time.Now().UTC()
@@ -167,7 +167,7 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	// A create that is told to end leaves nothing behind: with its monitor the wait for it ends, and everything is undone.
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	defer stop()
-	if err := c.makeCgroup(); err != nil {
+	if err := r.makeCgroup(c); err != nil {
 		return err
 	}
 	listener, err := control.Listen(c.Dir())
@@ -186,11 +186,14 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 			_, _ = c.monitor.Wait()
 		}
 	}()
+	if err := c.joinCgroup(); err != nil {
+		return err
+	}
 	unwatch := context.AfterFunc(ctx, func() { _ = c.monitor.Kill() })
 	defer unwatch()
 	err = c.converse(ctx, sync, monitor.Config{
 		ID: o.ID, Spec: c.spec, State: *hookState(c.Container, container.Creating, 0), Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
-		Phases: o.Phases, Begin: o.Begin.UnixNano(),
+		Phases: o.Phases, Begin: o.Begin.UnixNano(), Cgroup: c.cgroupDir(),
 	})
 	switch {
 	case ctx.Err() != nil:
@@ -224,32 +227,6 @@ func startError(err error) error {
 	return fmt.Errorf("unable to start container process: %w", err)
 }
 
-// makeCgroup makes the monitor's cgroup. The state names it before it is there: whoever cleans up after a create that
-// was killed finds it.
-func (c *created) makeCgroup() error {
-	var cpu *specs.LinuxCPU
-	if cgroup.Needed(c.spec.Linux) {
-		path := c.spec.Linux.CgroupsPath
-		if path == "" {
-			path = "/" + c.State.ID
-		}
-		if res := c.spec.Linux.Resources; res != nil {
-			cpu = res.CPU
-		}
-		var err error
-		if c.State.Cgroup, err = cgroup.Plan(path, cpu); err != nil {
-			return err
-		}
-	}
-	if err := c.Save(); err != nil {
-		return err
-	}
-	if c.State.Cgroup == nil {
-		return nil
-	}
-	return c.State.Cgroup.Create(cpu)
-}
-
 // fork starts the monitor in its own namespaces and its cgroup, with our standard streams.
 func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 	ours, theirs, err := socketPair()
@@ -264,7 +241,7 @@ func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 	}
 	defer socket.Close()
 	attr := &syscall.SysProcAttr{Cloneflags: cloneFlags(c.spec.Linux), Setsid: true}
-	if group := c.State.Cgroup; group != nil {
+	if group := c.State.Cgroup; group != nil && group.Clonable() {
 		f, err := group.Open()
 		if err != nil {
 			ours.Close()

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/govmm/govmm/runtime/cgroup"
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/monitor"
@@ -35,6 +36,9 @@ type Runtime struct {
 	Kernel string // in place of the embedded guest kernel; empty for that
 	Debug  bool
 	Log    *slog.Logger
+	// Cgroups says who makes the cgroups of new containers; with Rootless those go without that may not have one.
+	Cgroups  cgroup.Driver
+	Rootless bool
 }
 
 // locked loads a container and holds its lock while f runs.

@@ -92,22 +92,23 @@ func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 	case control.OpKill:
 		return m.kill(unix.Signal(r.Signal), r.All)
 	case control.OpPause:
-		if err := m.vm.Pause(); err != nil {
-			return err
-		}
-		m.paused.Store(true)
-		return nil
+		return m.pause()
 	case control.OpResume:
-		m.paused.Store(false)
-		m.vm.Resume()
-		// The guest's clocks went on; this corrects what a host that slept itself left behind.
-		return m.guest.SetTime(time.Now().UnixNano())
+		return m.resume()
 	case control.OpResize:
 		m.init.resize(terminal.Size{Rows: r.Rows, Columns: r.Columns})
 		return nil
 	case control.OpPIDs:
 		reply.PIDs = m.execs.list()
 		return nil
+	case control.OpUpdate:
+		var err error
+		reply.Memory, err = m.update(r.Resources)
+		return err
+	case control.OpStats:
+		var err error
+		reply.Stats, err = m.stats()
+		return err
 	case control.OpPS:
 		var err error
 		reply.Processes, err = m.processes()

@@ -23,6 +23,8 @@ type Config struct {
 	Kernel        string      `json:"kernel,omitempty"`        // in place of the embedded one
 	ConsoleSocket string      `json:"consoleSocket,omitempty"` // where the terminal's master goes
 	Debug         bool        `json:"debug,omitempty"`
+	// Cgroup is the directory of the monitor's own cgroup of version 2, if there is one.
+	Cgroup string `json:"cgroup,omitempty"`
 	// Phases asks for the times of the start, Begin is when govmm-run began, in nanoseconds since the epoch.
 	Phases PhaseFormat `json:"phases,omitempty"`
 	Begin  int64       `json:"begin,omitempty"`

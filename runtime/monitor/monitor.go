@@ -53,6 +53,8 @@ type monitor struct {
 	init    *process
 	ending  atomic.Bool // the container's process has ended
 	paused  atomic.Bool
+	limits  limits
+	doom    *doom
 
 	execs     execTable
 	answering atomic.Int32  // calls, but for execs
@@ -113,6 +115,7 @@ func (m *monitor) create() error {
 	if m.listener, err = inheritedListener(); err != nil {
 		return err
 	}
+	m.doom = openDoom(cfg.Cgroup)
 	stdio, err := openStdio(cfg)
 	if err != nil {
 		return err
@@ -312,6 +315,9 @@ func (m *monitor) serve() int {
 			m.phases.end(phaseProcess)
 			m.finish()
 			m.waitAnswers()
+			if m.init.oomKilled && status == 128+int(unix.SIGKILL) {
+				m.doom.meet()
+			}
 			return status
 		case err := <-m.ended:
 			m.ended <- err

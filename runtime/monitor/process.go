@@ -40,7 +40,9 @@ type process struct {
 	stdio  *stdio
 	ids    [3]uint32 // stream ids: stdin, stdout, stderr; with a terminal the first alone
 	exited chan int
-	output [2]drain // stdout and stderr; with a terminal the first alone
+	// oomKilled tells, once the status has come, that the container's memory limit has killed.
+	oomKilled bool
+	output    [2]drain // stdout and stderr; with a terminal the first alone
 }
 
 func (m *monitor) newProcess(execID string, s *stdio) *process {
@@ -82,6 +84,7 @@ func (p *process) attach() {
 		p.m.guest.Forget(p.m.cfg.ID, p.execID)
 		p.output[0].await(e.StdoutBytes)
 		p.output[1].await(e.StderrBytes)
+		p.oomKilled = e.OOMKilled
 		p.exited <- int(e.Status)
 	}()
 }

@@ -70,19 +70,32 @@ var fields = map[string]decision{
 	"linux.mountLabel":        ignored, // as process.selinuxLabel
 	"linux.memoryPolicy":      ignored, // the guest has one node
 
-	"linux.resources":                    described,
-	"linux.resources.devices":            ignored, // no device of the host is in the guest to be allowed or denied
-	"linux.resources.memory":             described,
-	"linux.resources.memory.limit":       carried,
-	"linux.resources.memory.reservation": carried,
-	"linux.resources.memory.swap":        carried,
-	"linux.resources.pids":               carried,
-	"linux.resources.cpu":                described,
-	"linux.resources.cpu.shares":         carried,
-	"linux.resources.cpu.quota":          carried,
-	"linux.resources.cpu.period":         carried,
-	"linux.resources.cpu.cpus":           carried,
-	"linux.resources.cpu.mems":           carried,
+	"linux.resources":                          described,
+	"linux.resources.devices":                  ignored, // no device of the host is in the guest to be allowed or denied
+	"linux.resources.memory":                   described,
+	"linux.resources.memory.limit":             carried,
+	"linux.resources.memory.reservation":       carried,
+	"linux.resources.memory.swap":              carried,
+	"linux.resources.memory.checkBeforeUpdate": carried,
+	"linux.resources.memory.disableOOMKiller":  refused, // a guest without memory would only hang
+	"linux.resources.memory.swappiness":        ignored, // the guest has no swap
+	"linux.resources.memory.useHierarchy":      ignored, // cgroup version 2 always does
+	"linux.resources.memory.kernel":            ignored, // as runc does
+	"linux.resources.memory.kernelTCP":         ignored,
+	"linux.resources.pids":                     carried,
+	"linux.resources.cpu":                      described,
+	"linux.resources.cpu.shares":               carried,
+	"linux.resources.cpu.quota":                carried,
+	"linux.resources.cpu.period":               carried,
+	"linux.resources.cpu.cpus":                 carried,
+	"linux.resources.cpu.mems":                 carried,
+	"linux.resources.cpu.burst":                carried,
+	"linux.resources.cpu.idle":                 carried,
+	"linux.resources.blockIO":                  carried,
+	"linux.resources.hugepageLimits":           carried,
+	"linux.resources.unified":                  carried,
+	"linux.resources.network":                  ignored, // classes and priorities of sockets that the host does not see
+	"linux.resources.rdma":                     ignored, // no such device is in a guest
 
 	"solaris": ignored,
 	"windows": ignored,
@@ -98,10 +111,9 @@ var fields = map[string]decision{
 
 // zeroMeans are the optional numbers whose 0 asks for something; that of all others asks for nothing.
 var zeroMeans = map[string]bool{
-	"process.oomScoreAdj":               true,
-	"linux.resources.memory.swappiness": true,
-	"vm.hwconfig.vcpus":                 true,
-	"vm.hwconfig.memory":                true,
+	"process.oomScoreAdj": true,
+	"vm.hwconfig.vcpus":   true,
+	"vm.hwconfig.memory":  true,
 }
 
 // checkFields refuses the first field that has a value and is not carried out or ignored on purpose.

@@ -44,7 +44,7 @@ func Guest(id string, spec *specs.Spec) (*agent.CreateContainer, error) {
 		c.Sysctls = append(c.Sysctls, agent.Sysctl{Name: name, Value: value})
 	}
 	sort.Slice(c.Sysctls, func(i, j int) bool { return c.Sysctls[i].Name < c.Sysctls[j].Name })
-	c.Resources = guestResources(spec.Linux.Resources)
+	c.Resources = GuestResources(spec.Linux.Resources)
 	return c, nil
 }
 
@@ -66,24 +66,11 @@ func guestMount(id string, i int, spec specs.Mount) (agent.Mount, error) {
 	}, nil
 }
 
-func guestResources(r *specs.LinuxResources) agent.Resources {
-	var out agent.Resources
-	if r == nil {
-		return out
-	}
-	if r.Memory != nil {
-		out.MemoryMax, out.MemorySwap, out.MemoryLow = value(r.Memory.Limit), value(r.Memory.Swap), value(r.Memory.Reservation)
-	}
-	if r.Pids != nil {
-		out.PidsMax = value(r.Pids.Limit)
-	}
-	return out
-}
-
 // value is 0, "leave it", for what the config does not say.
-func value(p *int64) int64 {
+func value[T any](p *T) T {
 	if p == nil {
-		return 0
+		var zero T
+		return zero
 	}
 	return *p
 }

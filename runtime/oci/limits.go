@@ -30,6 +30,9 @@ func checkResources(r *specs.LinuxResources) error {
 	if r.Pids != nil && value(r.Pids.Limit) < -1 {
 		return fmt.Errorf("linux.resources.pids.limit: %d is not a number of processes; -1 is no limit", *r.Pids.Limit)
 	}
+	if err := checkUnified(r.Unified); err != nil {
+		return err
+	}
 	return checkCPU(r.CPU)
 }
 

@@ -113,10 +113,11 @@ func TestSizes(t *testing.T) {
 		memory uint64
 	}{
 		{specs.LinuxCPU{}, 0, min(host, maxCPUs), DefaultMemory},
-		{specs.LinuxCPU{Quota: ptr(50000)}, 15 << 20, 1, 15<<20 + guestOverhead + 1<<20}, // to whole huge pages
+		{specs.LinuxCPU{Quota: ptr(50000)}, 15 << 20, 1, 146 << 20}, // (15 + 128) MiB / 63 * 64, to whole huge pages
 		{specs.LinuxCPU{Quota: ptr(100001)}, -1, min(2, host), DefaultMemory},
-		{specs.LinuxCPU{Quota: ptr(math.MaxInt64)}, 1 << 30, min(host, maxCPUs), 1<<30 + guestOverhead},
+		{specs.LinuxCPU{Quota: ptr(math.MaxInt64)}, 1 << 30, min(host, maxCPUs), 1172 << 20},
 		{specs.LinuxCPU{Cpus: "0"}, 0, 1, DefaultMemory},
+		{specs.LinuxCPU{Cpus: "0", Quota: ptr(300000)}, 0, 1, DefaultMemory},
 		{specs.LinuxCPU{Cpus: "0-1,1"}, 0, min(2, host), DefaultMemory},
 	} {
 		spec := Example()
@@ -140,7 +141,7 @@ func TestUnknownCapabilities(t *testing.T) {
 }
 
 func TestLoadRefuses(t *testing.T) {
-	limit := int64(1)
+	limit, yes := int64(1), true
 	for _, tt := range []struct {
 		name string
 		edit func(*specs.Spec)
@@ -171,20 +172,20 @@ func TestLoadRefuses(t *testing.T) {
 			s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/usr/bin/nvidia-cdi-hook"}}}
 		}, "hooks.startContainer[0]: nvidia-cdi-hook works only"},
 		{"deep field", func(s *specs.Spec) {
-			s.Linux.Resources.Memory = &specs.LinuxMemory{KernelTCP: &limit}
-		}, "config field linux.resources.memory.kernelTCP is not supported yet"},
+			s.Linux.Resources.Memory = &specs.LinuxMemory{DisableOOMKiller: &yes}
+		}, "config field linux.resources.memory.disableOOMKiller is not supported yet"},
 		{"field of a list", func(s *specs.Spec) {
 			s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
 		}, "config field mounts[0].uidMappings is not supported yet"},
-		{"map", func(s *specs.Spec) {
-			s.Linux.Resources.Unified = map[string]string{"memory.high": "1"}
-		}, "config field linux.resources.unified is not supported yet"},
-		{"list", func(s *specs.Spec) {
-			s.Linux.Resources.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB"}}
-		}, "config field linux.resources.hugepageLimits is not supported yet"},
-		{"number that means something at 0", func(s *specs.Spec) {
-			s.Linux.Resources.Memory = &specs.LinuxMemory{Swappiness: new(uint64)}
-		}, "config field linux.resources.memory.swappiness is not supported yet"},
+		{"file that is a path", func(s *specs.Spec) {
+			s.Linux.Resources.Unified = map[string]string{"memory.high/../../x": "1"}
+		}, `linux.resources.unified: "memory.high/../../x" is not a cgroup's file`},
+		{"file's limit", func(s *specs.Spec) {
+			s.Linux.Resources.Unified = map[string]string{"memory.max": "much"}
+		}, `linux.resources.unified: memory.max: "much" is neither a number nor max`},
+		{"real time", func(s *specs.Spec) {
+			s.Linux.Resources.CPU = &specs.LinuxCPU{RealtimeRuntime: &limit}
+		}, "config field linux.resources.cpu.realtimeRuntime is not supported yet"},
 		{"network device", func(s *specs.Spec) {
 			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}}
 		}, "config field linux.netDevices is not supported yet"},

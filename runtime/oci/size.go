@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Sizes of a guest, in bytes.
@@ -15,6 +16,11 @@ const (
 	DefaultMemory = 512 << 20
 	// guestOverhead is what a guest with a limited container has beyond the limit: its kernel, PID 1, and page tables.
 	guestOverhead = 128 << 20
+	// kernelMemory is what of a guest's RAM its kernel and PID 1 need at least.
+	kernelMemory = 48 << 20
+	// monitorOverhead is what the host allows a limited container's monitor beyond the guest's RAM: its heap, the streams
+	// and requests under way, and the page cache of the files that it serves, which the kernel takes back at need.
+	monitorOverhead = 64 << 20
 	// MinMemory is the least RAM that the guest kernel and PID 1 start in.
 	MinMemory = 64 << 20
 
@@ -34,10 +40,41 @@ func Memory(spec *specs.Spec) (uint64, error) {
 	if hw := hardware(spec); hw.Memory != nil {
 		return checkMemory(*hw.Memory)
 	}
-	if limit := memoryLimit(spec); limit > 0 {
-		return checkMemory(uint64(limit) + guestOverhead)
+	if limit := memoryLimit(spec.Linux.Resources); limit > 0 {
+		// A limit beyond the host's memory is none: containers could not use more under any runtime.
+		return checkMemory(ramFor(min(uint64(limit), max(hostMemory(), MinMemory))))
 	}
 	return DefaultMemory, nil
+}
+
+// ramFor returns the RAM of a guest in which so many bytes are the container's: the overhead comes on top, and of every
+// 64 pages the kernel keeps one for what it knows of them (struct page).
+func ramFor(limit uint64) uint64 { return (limit + guestOverhead) / 63 * 64 }
+
+// LimitFor is the highest memory limit that a guest with so much RAM can keep.
+func LimitFor(ram uint64) uint64 { return ram/64*63 - kernelMemory }
+
+// HostMemory returns what bounds the monitor of a container with a memory limit, in bytes: its guest's RAM, of which the
+// guest may touch everything, and the monitor itself. It is -1 for no bound and 0 for one that the config leaves alone.
+func HostMemory(spec *specs.Spec) (int64, error) {
+	limit := memoryLimit(spec.Linux.Resources)
+	if limit <= 0 {
+		return limit, nil
+	}
+	ram, err := Memory(spec)
+	return Bound(ram), err
+}
+
+// Bound is the bound for a guest with so much RAM.
+func Bound(ram uint64) int64 { return int64(ram + monitorOverhead) }
+
+// hostMemory returns how much memory this machine has, in bytes.
+func hostMemory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 1 << 46
+	}
+	return info.Totalram * uint64(info.Unit)
 }
 
 // hardware returns vm.hwConfig, empty if there is none.
@@ -58,15 +95,37 @@ func checkMemory(n uint64) (uint64, error) {
 	return (n + pageSize - 1) &^ (pageSize - 1), nil
 }
 
-func memoryLimit(spec *specs.Spec) int64 {
-	if r := spec.Linux.Resources; r != nil && r.Memory != nil && r.Memory.Limit != nil {
-		return *r.Memory.Limit
+// memoryLimit is the container's limit: -1 for none, 0 if the config says nothing. That of a file wins, as under runc.
+func memoryLimit(r *specs.LinuxResources) int64 {
+	if r == nil {
+		return 0
 	}
-	return 0
+	if text, ok := r.Unified["memory.max"]; ok {
+		if n, err := fileNumber(text); err == nil {
+			return n
+		}
+	}
+	if r.Memory == nil {
+		return 0
+	}
+	return value(r.Memory.Limit)
+}
+
+// fileNumber reads what a cgroup's file of a limit holds, -1 for max.
+func fileNumber(text string) (int64, error) {
+	text = strings.TrimSpace(text)
+	if text == "max" {
+		return -1, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("%q is neither a number nor max", text)
+	}
+	return int64(n), nil
 }
 
 // CPUs returns how many virtual CPUs the guest gets: the annotation or vm.hwConfig.vcpus says it, else the CPU quota
-// rounded up, else the size of the cpuset, else the host's number of CPUs.
+// rounded up or the size of the cpuset, the smaller of the two, else the host's number of CPUs.
 func CPUs(spec *specs.Spec) (int, error) {
 	host := runtime.NumCPU()
 	if text, ok := spec.Annotations[AnnotationCPUs]; ok {
@@ -82,19 +141,20 @@ func CPUs(spec *specs.Spec) (int, error) {
 		}
 		return 0, fmt.Errorf("vm.hwConfig.vcpus: %d is not between 1 and %d", *hw.VCPUs, maxCPUs)
 	}
+	count := min(host, maxCPUs)
 	if r := spec.Linux.Resources; r != nil && r.CPU != nil {
 		if n := quotaCPUs(r.CPU); n > 0 {
-			return int(min(n, uint64(host), maxCPUs)), nil
+			count = int(min(n, uint64(count)))
 		}
 		if r.CPU.Cpus != "" {
 			n, err := listSize(r.CPU.Cpus)
 			if err != nil {
 				return 0, fmt.Errorf("linux.resources.cpu.cpus: %w", err)
 			}
-			return min(n, host, maxCPUs), nil
+			count = min(count, n)
 		}
 	}
-	return min(host, maxCPUs), nil
+	return count, nil
 }
 
 const maxCPUs = 64 // what the guest kernel is built for

@@ -1,0 +1,147 @@
+package monitor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/oci"
+)
+
+// limits are what a paused guest cannot be told or asked.
+type limits struct {
+	mu      sync.Mutex
+	pending *agent.Update     // comes into force when the guest is resumed
+	stats   map[string]string // of the moment at which the guest was paused
+}
+
+// pause stops the guest, whose use of memory and processes stays as it is from here on.
+func (m *monitor) pause() error {
+	m.limits.mu.Lock()
+	defer m.limits.mu.Unlock()
+	// A guest that does not answer is paused all the same.
+	answer := make(chan map[string]string, 1)
+	go func() {
+		stats, _ := m.askStats()
+		answer <- stats
+	}()
+	var stats map[string]string
+	select {
+	case stats = <-answer:
+	case <-time.After(time.Second):
+	}
+	if err := m.vm.Pause(); err != nil {
+		return err
+	}
+	m.limits.stats = stats
+	m.paused.Store(true)
+	return nil
+}
+
+func (m *monitor) resume() error {
+	m.limits.mu.Lock()
+	defer m.limits.mu.Unlock()
+	m.paused.Store(false)
+	m.vm.Resume()
+	if u := m.limits.pending; u != nil {
+		m.limits.pending = nil
+		if err := m.guest.Update(u); err != nil {
+			m.log.Warn("a limit that was changed during the pause is not in force", "error", err)
+		}
+	}
+	// The guest's clocks went on; this corrects what a host that slept itself left behind.
+	return m.guest.SetTime(time.Now().UnixNano())
+}
+
+// update has the guest keep new limits, and returns what is to bound this process.
+func (m *monitor) update(r *specs.LinuxResources) (int64, error) {
+	if r == nil {
+		r = &specs.LinuxResources{}
+	}
+	m.limits.mu.Lock()
+	defer m.limits.mu.Unlock()
+	u := &agent.Update{ID: m.cfg.ID, Resources: oci.GuestResources(r)}
+	ram, err := oci.Memory(m.cfg.Spec)
+	if err != nil {
+		return 0, err
+	}
+	if limit := oci.LimitFor(ram); u.Resources.MemoryMax > 0 && uint64(u.Resources.MemoryMax) > limit && u.Resources.MemoryMax != m.memoryMax() {
+		return 0, fmt.Errorf("the guest has %d MiB of RAM, which is enough for a memory limit of %d bytes: create the container with a higher one, "+
+			"as memory cannot be added to a running guest yet", ram>>20, limit)
+	}
+	if m.paused.Load() {
+		m.limits.pending = u
+	} else if err := m.guest.Update(u); err != nil {
+		return 0, err
+	}
+	if u.Resources.MemoryMax <= 0 {
+		return u.Resources.MemoryMax, nil
+	}
+	return oci.Bound(ram), nil
+}
+
+// memoryMax is the limit that the guest was made for.
+func (m *monitor) memoryMax() int64 { return oci.GuestResources(m.cfg.Spec.Linux.Resources).MemoryMax }
+
+// stats returns the files in which the guest's kernel tells what the container uses.
+func (m *monitor) stats() (map[string]string, error) {
+	if m.paused.Load() {
+		m.limits.mu.Lock()
+		defer m.limits.mu.Unlock()
+		return m.limits.stats, nil
+	}
+	return m.askStats()
+}
+
+func (m *monitor) askStats() (map[string]string, error) {
+	files, err := m.guest.Stats(m.cfg.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, f := range files {
+		out[f.Name] = f.Value
+	}
+	return out, nil
+}
+
+// doom is how this process has the host's kernel count a kill for want of memory: engines look into the host's cgroup for
+// what happened in the guest's.
+type doom struct{ swap, memory, score *os.File }
+
+// openDoom opens what is out of sight after the pivot. Without a cgroup, or its memory controller, there is none.
+func openDoom(dir string) *doom {
+	if dir == "" {
+		return nil
+	}
+	memory, err := os.OpenFile(filepath.Join(dir, "memory.max"), os.O_WRONLY, 0)
+	if err != nil {
+		return nil
+	}
+	d := &doom{memory: memory}
+	d.swap, _ = os.OpenFile(filepath.Join(dir, "memory.swap.max"), os.O_WRONLY, 0)
+	d.score, _ = os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0)
+	return d
+}
+
+// meet has the kernel kill this process, whose wait status then is what a shell calls 137. It returns if the kernel does not.
+func (d *doom) meet() {
+	if d == nil {
+		return
+	}
+	write := func(f *os.File, text string) {
+		if f != nil {
+			_, _ = f.WriteString(text)
+		}
+	}
+	write(d.score, "1000") // one that a config protects would not be killed
+	write(d.swap, "0")     // nothing is to be rescued to a disk first
+	if _, err := d.memory.WriteString("0"); err == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+}

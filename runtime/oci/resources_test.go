@@ -1,0 +1,113 @@
+package oci
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/runtime/agent"
+)
+
+func uptr(n uint64) *uint64 { return &n }
+
+// TestUpdateResources keeps what an update leaves out or gives as 0, in runc's way.
+func TestUpdateResources(t *testing.T) {
+	yes := true
+	old := &specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: ptr(64 << 20), Swap: ptr(128 << 20), CheckBeforeUpdate: &yes},
+		CPU:     &specs.LinuxCPU{Quota: ptr(50000), Period: uptr(100000), Shares: uptr(512), Cpus: "0"},
+		Pids:    &specs.LinuxPids{Limit: ptr(10)},
+		Unified: map[string]string{"memory.max": "1000000", "memory.high": "5"},
+	}
+	for _, tt := range []struct {
+		name   string
+		change specs.LinuxResources
+		want   specs.LinuxResources
+	}{
+		{"nothing", specs.LinuxResources{
+			CPU: &specs.LinuxCPU{Quota: ptr(0), Shares: uptr(0)}, Memory: &specs.LinuxMemory{Limit: ptr(0), CheckBeforeUpdate: &yes}, Pids: &specs.LinuxPids{Limit: ptr(0)},
+			BlockIO: &specs.LinuxBlockIO{Weight: new(uint16)},
+		}, specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: ptr(1000000), Swap: ptr(128 << 20), CheckBeforeUpdate: &yes},
+			CPU:    old.CPU, Pids: old.Pids, BlockIO: &specs.LinuxBlockIO{},
+		}},
+		{"only the CPU", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(5)}}, specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: ptr(1000000), Swap: ptr(128 << 20)},
+			CPU:    &specs.LinuxCPU{Quota: ptr(5), Period: uptr(100000), Shares: uptr(512), Cpus: "0"}, Pids: old.Pids,
+		}},
+		{"all", specs.LinuxResources{
+			CPU:    &specs.LinuxCPU{Quota: ptr(-1), Burst: uptr(0), Idle: ptr(0), Cpus: "1", Mems: "0"},
+			Memory: &specs.LinuxMemory{Limit: ptr(-1)}, Pids: &specs.LinuxPids{Limit: ptr(-1)}, Unified: map[string]string{"memory.high": "max"},
+		}, specs.LinuxResources{
+			CPU:     &specs.LinuxCPU{Quota: ptr(-1), Period: uptr(100000), Shares: uptr(512), Burst: uptr(0), Idle: ptr(0), Cpus: "1", Mems: "0"},
+			Memory:  &specs.LinuxMemory{Limit: ptr(-1), Swap: ptr(-1)},
+			Pids:    &specs.LinuxPids{Limit: ptr(-1)},
+			Unified: map[string]string{"memory.high": "max"},
+		}},
+	} {
+		got, err := UpdateResources(old, &tt.change)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		} else if d := cmp.Diff(&tt.want, got); d != "" {
+			t.Errorf("%s: %s", tt.name, d)
+		}
+	}
+	if got, err := UpdateResources(nil, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(5)}}); err != nil || *got.Pids.Limit != 5 || len(got.Unified) != 0 {
+		t.Errorf("of nothing: %+v, %v", got, err)
+	}
+	for want, change := range map[string]specs.LinuxResources{
+		"should be >= memory limit": {Memory: &specs.LinuxMemory{Limit: ptr(1 << 30)}}, // above the swap limit that stays
+		"config field linux.resources.memory.disableOOMKiller is not supported yet": {Memory: &specs.LinuxMemory{DisableOOMKiller: &yes}},
+		`"../x.y" is not a cgroup's file`:                                           {Unified: map[string]string{"../x.y": "1"}},
+	} {
+		if _, err := UpdateResources(old, &change); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
+	if *old.Memory.Limit != 64<<20 || old.Unified["memory.high"] != "5" || old.Unified["memory.max"] == "" {
+		t.Errorf("an update changed what was in force: %+v", old)
+	}
+}
+
+func TestGuestResources(t *testing.T) {
+	yes := true
+	got := GuestResources(&specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: ptr(1), Swap: ptr(-1), Reservation: ptr(3), CheckBeforeUpdate: &yes},
+		Pids:    &specs.LinuxPids{Limit: ptr(4)},
+		Unified: map[string]string{"memory.max": "4096", "pids.max": "7", "memory.high": "max", "cpu.max": "1 2", "memory.oom.group": "1"},
+	})
+	want := agent.Resources{
+		Check: true, MemoryMax: 4096, MemorySwap: -1, MemoryLow: 3, PidsMax: 7,
+		Files: []agent.File{{Name: "memory.high", Value: "max"}, {Name: "memory.oom.group", Value: "1"}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(agent.Resources{}, GuestResources(nil)); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestBounds holds the formulas of docs/limits.md: a guest can keep the limit that it was made for, and a bound holds it.
+func TestBounds(t *testing.T) {
+	for _, limit := range []uint64{4 << 20, 16 << 20, 64 << 20, 1 << 30, 64 << 30} {
+		ram := ramFor(limit)
+		if ram-ram/64 < limit+guestOverhead-64 || LimitFor(ram) < limit || LimitFor(ram) > ram {
+			t.Errorf("%d bytes: RAM %d, which keeps %d", limit, ram, LimitFor(ram))
+		}
+	}
+	spec := Example()
+	for _, tt := range []struct{ limit, want int64 }{{0, 0}, {-1, -1}, {16 << 20, 148<<20 + monitorOverhead}} {
+		spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &tt.limit}
+		if got, err := HostMemory(spec); err != nil || got != tt.want {
+			t.Errorf("limit %d: bound %d, %v, want %d", tt.limit, got, err, tt.want)
+		}
+	}
+	huge := int64(1) << 60
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &huge}
+	if ram, err := Memory(spec); err != nil || ram > ramFor(hostMemory())+pageSize {
+		t.Errorf("a limit that no host has: %d, %v", ram, err)
+	}
+}
