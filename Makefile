@@ -10,7 +10,7 @@ unexport CMD
 export TESTHOST_CMD = $(value CMD)
 
 .DEFAULT_GOAL := help
-.PHONY: build run test lint fuzz bench guestkernel install clean help testhost
+.PHONY: build run test lint fuzz bench guestkernel install clean help testhost man
 
 build: ## build bin/govmm-run and bin/govmm: static, with guest kernel and PID 1 inside
 	@GO=$(GO) LDFLAGS='$(LDFLAGS)' scripts/build
@@ -35,6 +35,9 @@ guestkernel: ## build the guest kernel from Debian's sources (cached by the hash
 
 testhost: ## run CMD='...' (or a shell) in the test host: a Debian machine with real KVM under emulation
 	@$(GO) run ./testhost $${TESTHOST_CMD:+-- "$$TESTHOST_CMD"}
+
+man: ## write the man pages of govmm-run to build/man
+	@$(GO) run -tags man ./cmd/govmm-run build/man
 
 install: build ## install the two binaries to PREFIX/bin (default /usr/local)
 	install -D -m 0755 bin/govmm-run $(DESTDIR)$(PREFIX)/bin/govmm-run
