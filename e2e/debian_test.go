@@ -53,7 +53,7 @@ func debianSpec(root, volume string) func(*specs.Spec) {
 		}
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: rootCaps, Effective: rootCaps, Permitted: rootCaps}
 		s.Process.Rlimits = nil
-		s.Annotations = map[string]string{"io.govmm.memory": "1G", "io.govmm.cpus": "2"}
+		s.Annotations = map[string]string{"io.govmm.memory": "1G"}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/srv", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
 	}
 }
