@@ -21,7 +21,7 @@ func Map(layout []Region) (*Memory, error) {
 	}
 	m := &Memory{}
 	for _, r := range sorted {
-		b, err := mapRegion(r)
+		b, err := mapRegion(r, unix.PROT_READ|unix.PROT_WRITE)
 		if err != nil {
 			_ = m.Close()
 			return nil, err
@@ -31,13 +31,12 @@ func Map(layout []Region) (*Memory, error) {
 	return m, nil
 }
 
-func mapRegion(r Region) (block, error) {
+func mapRegion(r Region, prot int) (block, error) {
 	if r.Size > 1<<46 {
 		return block{}, fmt.Errorf("guest memory: %d bytes are more than a process can map", r.Size)
 	}
 	length := int(r.Size) + hugePage
-	mapping, err := unix.Mmap(-1, 0, length, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mapping, err := unix.Mmap(-1, 0, length, prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return block{}, fmt.Errorf("guest memory of %d MiB: %w", r.Size>>20, os.NewSyscallError("mmap", err))
 	}
@@ -52,18 +51,34 @@ func mapRegion(r Region) (block, error) {
 // guestAddr finds the guest-physical address that lies at a host address, if one does.
 func (m *Memory) guestAddr(host uintptr) (Addr, bool) {
 	for i := range m.blocks {
-		b := &m.blocks[i]
-		if off := uint64(host) - uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b.bytes)))); off < b.Size {
-			return b.Base + Addr(off), true
+		if a, ok := m.blocks[i].guestAddr(host); ok {
+			return a, true
 		}
 	}
+	if m.reserve != nil {
+		return m.reserve.guestAddr(host)
+	}
 	return 0, false
+}
+
+func (b *block) guestAddr(host uintptr) (Addr, bool) {
+	off := uint64(host) - uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b.bytes))))
+	return b.Base + Addr(off), off < b.Size
+}
+
+// AddrOf returns the guest-physical address of a slice that Slice has returned, or of a part of it.
+func (m *Memory) AddrOf(b []byte) (Addr, bool) {
+	return m.guestAddr(uintptr(unsafe.Pointer(unsafe.SliceData(b))))
 }
 
 // Close unmaps the memory. Any later access faults, so vCPUs, queues and KVM memory slots must be gone.
 func (m *Memory) Close() error {
 	var first error
-	for _, b := range m.blocks {
+	all := m.blocks
+	if m.reserve != nil {
+		all = append(all, m.reserve.block)
+	}
+	for _, b := range all {
 		if b.mapping == nil {
 			continue
 		}
@@ -71,6 +86,6 @@ func (m *Memory) Close() error {
 			first = os.NewSyscallError("munmap", err)
 		}
 	}
-	m.blocks = nil
+	m.blocks, m.reserve = nil, nil
 	return first
 }

@@ -36,10 +36,11 @@ type block struct {
 	mapping []byte // the whole mmap that bytes lies in; nil for heap memory
 }
 
-// Memory is a guest's RAM. Its regions are sorted, do not overlap and never change, so all methods but Close may be
-// called from any goroutine.
+// Memory is a guest's RAM. Its regions are sorted, do not overlap and never change, and its reserve only grows, so all
+// methods but Reserve and Close may be called from any goroutine.
 type Memory struct {
-	blocks []block
+	blocks  []block
+	reserve *reserve // nil without one
 }
 
 // FromBytes makes a Memory of one region over heap bytes, for tests and fuzz targets: the race detector sees heap
@@ -52,7 +53,7 @@ func FromBytes(base Addr, b []byte) *Memory {
 	return &Memory{blocks: []block{{Region: r, bytes: b}}}
 }
 
-// Regions returns the layout, sorted by address.
+// Regions returns the layout of the RAM that is there from the start, sorted by address.
 func (m *Memory) Regions() []Region {
 	out := make([]Region, len(m.blocks))
 	for i := range m.blocks {
@@ -61,7 +62,7 @@ func (m *Memory) Regions() []Region {
 	return out
 }
 
-// Size returns the number of bytes of RAM.
+// Size returns the number of bytes of RAM, without the reserve.
 func (m *Memory) Size() uint64 {
 	var n uint64
 	for i := range m.blocks {
@@ -73,15 +74,18 @@ func (m *Memory) Size() uint64 {
 // Host returns the host's view of region i, for KVM memory slots. Nothing that parses guest data may use it.
 func (m *Memory) Host(i int) []byte { return m.blocks[i].bytes }
 
-// find returns the block that holds a and a's offset in it, or nil.
-func (m *Memory) find(a Addr) (*block, uint64) {
+// from returns the bytes from a to the end of what is accessible in its region, nil where there is no RAM.
+func (m *Memory) from(a Addr) []byte {
 	for i := range m.blocks {
 		b := &m.blocks[i]
 		if off := uint64(a - b.Base); a >= b.Base && off < b.Size {
-			return b, off
+			return b.bytes[off:]
 		}
 	}
-	return nil, 0
+	if m.reserve != nil {
+		return m.reserve.from(a)
+	}
+	return nil
 }
 
 func rangeError(a Addr, n uint64) error {
@@ -91,12 +95,11 @@ func rangeError(a Addr, n uint64) error {
 // Slice returns n bytes of guest memory at a. They must lie in one region; a zero length is allowed at any address
 // inside RAM. The slice's capacity ends with it.
 func (m *Memory) Slice(a Addr, n uint32) ([]byte, error) {
-	b, off := m.find(a)
-	if b == nil || uint64(n) > b.Size-off {
+	b := m.from(a)
+	if b == nil || uint64(n) > uint64(len(b)) {
 		return nil, rangeError(a, uint64(n))
 	}
-	end := off + uint64(n)
-	return b.bytes[off:end:end], nil
+	return b[:n:n], nil
 }
 
 // ReadAt fills p from guest memory at a. The range may span adjacent regions.
@@ -116,12 +119,12 @@ func (m *Memory) WriteAt(p []byte, a Addr) error {
 func (m *Memory) walk(a Addr, p []byte, visit func(guest, host []byte)) error {
 	start, total := a, uint64(len(p))
 	for len(p) > 0 {
-		b, off := m.find(a)
+		b := m.from(a)
 		if b == nil {
 			return rangeError(start, total)
 		}
-		n := min(b.Size-off, uint64(len(p)))
-		visit(b.bytes[off:off+n], p[:n])
+		n := min(len(b), len(p))
+		visit(b[:n], p[:n])
 		p = p[n:]
 		a += Addr(n)
 	}
