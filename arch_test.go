@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"virtio/virtiotest": {"virtio", "guestmem"},
 	"virtio/...":        {"virtio", "guestmem"},
 	"hostfs":            {},
-	"vmm":               {"kvm", "boot", "devices", "guestmem", "virtio", "virtio/eventkick"},
+	"vmm":               {"kvm", "boot", "devices", "guestmem", "virtio", "virtio/balloon", "virtio/eventkick", "virtio/mem"},
 	"vmm/vmmtest":       {"vmm"},
 	"guestkernel/...":   {"guestkernel/..."},
 	"guestkernel":       {},
@@ -54,7 +54,8 @@ var arrows = map[string][]string{
 // parsers are the packages that parse what a guest or a user's image says. They open no files, make no system calls and
 // see no memory but through guestmem.
 var parsers = []string{
-	"boot", "devices", "virtio", "virtio/blk", "virtio/console", "virtio/fs", "virtio/rng", "virtio/vsock", "runtime/agent",
+	"boot", "devices", "virtio", "virtio/balloon", "virtio/blk", "virtio/console", "virtio/fs", "virtio/mem", "virtio/rng",
+	"virtio/vsock", "runtime/agent",
 }
 
 // silent are the packages that never log.

@@ -70,6 +70,9 @@ func (c *Chain) Readable() [][]byte { return c.readable }
 // Writable returns the device-writable buffers.
 func (c *Chain) Writable() [][]byte { return c.writable }
 
+// AddrOf returns the guest-physical address of one of the chain's buffers.
+func (c *Chain) AddrOf(buffer []byte) (guestmem.Addr, bool) { return c.queue.mem.AddrOf(buffer) }
+
 // ReadableLen returns the number of device-readable bytes.
 func (c *Chain) ReadableLen() uint64 { return c.readTotal }
 
