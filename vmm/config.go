@@ -39,8 +39,13 @@ func OpenImage(path string) (*Image, error) {
 
 // Config describes a VM. The zero value of a field means what its comment says; Kernel is required.
 type Config struct {
-	CPUs    int    // default 1
-	Memory  uint64 // RAM in bytes, a multiple of 4 KiB; default 256 MiB
+	CPUs   int    // default 1
+	Memory uint64 // RAM in bytes, a multiple of 4 KiB; default 256 MiB
+	// MaxMemory is how much RAM SetMemory may give the guest while it runs, if that is more than Memory. It costs address
+	// space, a virtio-mem device, and nothing else before it is used.
+	MaxMemory uint64
+	// Balloon gives the guest a balloon: pages that it frees go back to the host, if it has the driver.
+	Balloon bool
 	Kernel  *Image
 	Initrd  *Image // none by default
 	Cmdline string // of the kernel; the virtio-mmio devices are added where Firmware is MPTable
@@ -50,7 +55,8 @@ type Config struct {
 	Firmware boot.Firmware
 	// Serial receives the output of COM1; nil leaves the port out.
 	Serial io.Writer
-	// Devices are the virtio devices, in the order of their slots. At most MaxDevices.
+	// Devices are the virtio devices, in the order of their slots; those of MaxMemory and Balloon follow. At most MaxDevices
+	// in all.
 	Devices []virtio.Device
 	// Host is the KVM device, which the VM closes; nil opens /dev/kvm.
 	Host   *Host
@@ -64,7 +70,8 @@ type Config struct {
 const (
 	defaultMemory = 256 << 20
 	minMemory     = 8 << 20
-	maxCPUs       = 254 // xAPIC ids
+	maxMemory     = 1 << 45 // what a process can map, with room for the rest
+	maxCPUs       = 254     // xAPIC ids
 )
 
 // MaxDevices is the number of virtio slots: as many as the IOAPIC has pins left.
@@ -87,8 +94,22 @@ func (c *Config) complete() error {
 		return fmt.Errorf("vmm: %d CPUs: between 1 and %d are possible", c.CPUs, maxCPUs)
 	case c.Memory < minMemory || c.Memory%4096 != 0:
 		return fmt.Errorf("vmm: memory of %d bytes: at least %d MiB in whole pages are needed", c.Memory, minMemory>>20)
-	case len(c.Devices) > MaxDevices:
-		return fmt.Errorf("vmm: %d devices: at most %d are possible", len(c.Devices), MaxDevices)
+	case c.MaxMemory%4096 != 0 || c.MaxMemory > maxMemory:
+		return fmt.Errorf("vmm: memory of up to %d bytes: whole pages up to %d TiB are possible", c.MaxMemory, maxMemory>>40)
+	case c.devices() > MaxDevices:
+		return fmt.Errorf("vmm: %d devices: at most %d are possible", c.devices(), MaxDevices)
 	}
 	return nil
+}
+
+// devices counts the virtio devices.
+func (c *Config) devices() int {
+	n := len(c.Devices)
+	if c.Balloon {
+		n++
+	}
+	if c.MaxMemory > c.Memory {
+		n++
+	}
+	return n
 }

@@ -21,6 +21,9 @@ func TimerLVT(t *testing.T, v *VM) uint32 {
 // RAM returns the guest's memory.
 func RAM(v *VM) *guestmem.Memory { return v.mem }
 
+// GrowRegion is for tests.
+var GrowRegion = growRegion
+
 // ErrStopped is the end of a VM by Close.
 var ErrStopped = errStopped
 

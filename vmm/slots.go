@@ -43,8 +43,8 @@ func (v *VM) setUpDevices() error {
 	if err := v.setUpLegacy(); err != nil {
 		return err
 	}
-	windows := mmioDevices(len(v.cfg.Devices))
-	for i, d := range v.cfg.Devices {
+	windows := mmioDevices(len(v.devices))
+	for i, d := range v.devices {
 		s, err := v.newSlot(i, windows[i], d)
 		if s != nil {
 			v.slots = append(v.slots, s)

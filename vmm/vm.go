@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/govmm/govmm/devices"
 	"github.com/govmm/govmm/guestmem"
 	"github.com/govmm/govmm/kvm"
+	"github.com/govmm/govmm/virtio"
+	"github.com/govmm/govmm/virtio/balloon"
 )
 
 // ErrReset is Run's result when the guest asked for a reset: how a guest that has no power switch ends.
@@ -40,7 +43,13 @@ type VM struct {
 	serial *devices.Serial
 	slots  []*slot
 	cpus   []*vcpu
-	exits  *exitCounts
+
+	devices []virtio.Device // cfg's, and those for memory
+	balloon *balloon.Device // nil without
+	grow    sync.Mutex      // over changes of growth
+	growth  *growth         // nil without
+
+	exits *exitCounts
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -60,7 +69,7 @@ func New(cfg Config) (*VM, error) {
 		}
 		return nil, err
 	}
-	v := &VM{cfg: cfg, ports: devices.NewBus(), mmio: devices.NewBus()}
+	v := &VM{cfg: cfg, devices: slices.Clone(cfg.Devices), ports: devices.NewBus(), mmio: devices.NewBus()}
 	if cfg.TraceExits {
 		v.exits = newExitCounts()
 	}
@@ -83,6 +92,9 @@ func (v *VM) build() error {
 	}
 	v.sys = v.cfg.Host.sys
 	if v.mem, err = guestmem.Map(boot.Layout(v.cfg.Memory)); err != nil {
+		return err
+	}
+	if err := v.setUpGrowth(); err != nil {
 		return err
 	}
 	loaded := make(chan error, 1)
@@ -160,7 +172,7 @@ func (v *VM) load() (*boot.Entry, error) {
 		Kernel: v.cfg.Kernel, KernelSize: v.cfg.Kernel.Size,
 		Cmdline:  v.cfg.Cmdline,
 		CPUs:     v.cfg.CPUs,
-		Devices:  mmioDevices(len(v.cfg.Devices)),
+		Devices:  mmioDevices(len(v.devices)),
 		RNGSeed:  seed,
 		Firmware: v.cfg.Firmware,
 		Protocol: v.cfg.Protocol,
@@ -181,7 +193,7 @@ func joinCmdline(a, b string) string {
 	return a + " " + b
 }
 
-// Memory returns the guest's RAM size in bytes.
+// Memory returns the RAM that the guest starts with, in bytes.
 func (v *VM) Memory() uint64 { return v.mem.Size() }
 
 // Run lets the VM run until the guest resets (ErrReset), ctx is done, Close is called, or something fails. It may be
@@ -238,6 +250,8 @@ func (v *VM) Close() {
 	v.close.Do(func() {
 		v.cancel(errStopped)
 		v.join()
+		v.grow.Lock() // a SetMemory that has begun ends before, a later one finds the VM stopped
+		defer v.grow.Unlock()
 		for _, s := range v.slots {
 			s.close(v.vm, v.mem)
 		}
