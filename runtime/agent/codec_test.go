@@ -24,7 +24,7 @@ var process = Process{
 // messages has one of each kind, with every field set.
 var messages = map[Side][]Message{
 	Host: {
-		&Configure{-1, []byte{1, 2, 3}, "guest"},
+		&Configure{-1, []byte{1, 2, 3}, "guest", 1 << 40},
 		&CreateContainer{
 			ID: "c", Rootfs: Rootfs{"/c/0", true, 1 << 18},
 			Mounts:  []Mount{{true, true, true, "/c/1", "/vol", "bind", 1, 2, 3, 4, 5, "mode=755", Socket{DatagramSocket, 7, 0o640, 1, 2}}, {Target: "/proc", Type: "proc"}},
@@ -40,7 +40,7 @@ var messages = map[Side][]Message{
 	Guest: {
 		&Hello{"6.12", Phases{1, 2, 3}, [SecretSize]byte{1, 31: 2}},
 		&Reply{NoProgram, "text", 12, []ProcessInfo{{1, 2, 3, 4, 5, 6, 7, 'S', "sh", -1}, {}}, []File{{"memory.max", "1\n"}}},
-		&Exited{"c", "e", 137, 9, true, 1 << 40, 2},
+		&Exited{"c", "e", 137, 9, true, 1 << 40, 2}, &MemoryLow{},
 	},
 }
 

@@ -23,6 +23,7 @@ const (
 	kindHello Kind = iota + 64
 	kindReply
 	kindExited
+	kindMemoryLow
 )
 
 // A Message is one of the structs below.
@@ -40,6 +41,8 @@ func newMessage(k Kind, from Side) Message {
 			return new(Reply)
 		case kindExited:
 			return new(Exited)
+		case kindMemoryLow:
+			return new(MemoryLow)
 		}
 		return nil
 	}
@@ -171,6 +174,8 @@ type Configure struct {
 	RealtimeNS int64  // the host's CLOCK_REALTIME, 0 to leave the guest's
 	Entropy    []byte // mixed into the guest's random pool
 	Hostname   string // of the guest itself
+	// MaxMemory is up to how many bytes of RAM the guest may ask for with MemoryLow; 0 is never.
+	MaxMemory uint64
 }
 
 func (*Configure) kind() Kind { return kindConfigure }
@@ -178,7 +183,14 @@ func (m *Configure) code(c *coder) {
 	c.i64(&m.RealtimeNS)
 	list(c, &m.Entropy, c.u8)
 	c.str(&m.Hostname)
+	c.u64(&m.MaxMemory)
 }
+
+// MemoryLow asks for more RAM. The host gives it through virtio-mem, or not: there is no reply.
+type MemoryLow struct{}
+
+func (*MemoryLow) kind() Kind  { return kindMemoryLow }
+func (*MemoryLow) code(*coder) {}
 
 // StartContainer lets a created container's process run.
 type StartContainer struct{ ID string }

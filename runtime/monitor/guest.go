@@ -78,7 +78,7 @@ func newVM(cfg *Config, i *images, last *lastWords, further ...virtio.Device) (*
 		return nil, err
 	}
 	return vmm.New(vmm.Config{
-		Host: i.host, CPUs: cpus, Memory: memory,
+		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: max(oci.HostRAM(), memory), Balloon: true,
 		Kernel: i.kernel, Initrd: i.initrd, Cmdline: i.cmdline,
 		Serial:  last,
 		Devices: append([]virtio.Device{rng.New(rand.Reader)}, further...),

@@ -265,7 +265,12 @@ func (m *monitor) createContainer(stdio *stdio) error {
 	if err := oci.AddHooks(message, m.cfg.Spec.Hooks, m.cfg.State); err != nil {
 		return err
 	}
-	if err := m.guest.Configure(&agent.Configure{RealtimeNS: time.Now().UnixNano(), Hostname: m.cfg.Spec.Hostname}); err != nil {
+	most := m.maxMemory()
+	if most > 0 {
+		go m.serveMemory(most)
+	}
+	configure := &agent.Configure{RealtimeNS: time.Now().UnixNano(), Hostname: m.cfg.Spec.Hostname, MaxMemory: most}
+	if err := m.guest.Configure(configure); err != nil {
 		return err
 	}
 	m.relaySockets(message.Mounts)

@@ -130,6 +130,31 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// TestMaxMemory: only where nobody says how much memory a guest has, it may ask for more.
+func TestMaxMemory(t *testing.T) {
+	limit, size := int64(64<<20), uint64(1<<30)
+	for name, tt := range map[string]struct {
+		edit func(*specs.Spec)
+		want uint64
+	}{
+		"nothing said": {func(*specs.Spec) {}, HostRAM()},
+		"no limit": {func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(-1)}}
+		}, HostRAM()},
+		"limit": {func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+		}, 0},
+		"annotation": {func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationMemory: "1G"} }, 0},
+		"hwConfig":   {func(s *specs.Spec) { s.VM = &specs.VM{HwConfig: &specs.HWConfig{Memory: &size}} }, 0},
+	} {
+		spec := Example()
+		tt.edit(spec)
+		if got := MaxMemory(spec); got != tt.want {
+			t.Errorf("%s: up to %d bytes, want %d", name, got, tt.want)
+		}
+	}
+}
+
 func TestUnknownCapabilities(t *testing.T) {
 	p := &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_LUCK"}, Effective: []string{"CAP_LUCK"}}}
 	if got := UnknownCapabilities(p); len(got) != 1 || got[0] != "CAP_LUCK" {

@@ -68,6 +68,18 @@ func HostMemory(spec *specs.Spec) (int64, error) {
 // Bound is the bound for a guest with so much RAM.
 func Bound(ram uint64) int64 { return int64(ram + monitorOverhead) }
 
+// MaxMemory returns how much RAM the guest may ask for, in bytes: the host's, unless somebody says how much it has. Then it
+// is 0.
+func MaxMemory(spec *specs.Spec) uint64 {
+	if _, said := spec.Annotations[AnnotationMemory]; said || hardware(spec).Memory != nil || memoryLimit(spec.Linux.Resources) > 0 {
+		return 0
+	}
+	return HostRAM()
+}
+
+// HostRAM returns the RAM of this machine in bytes, in whole huge pages: no guest gets more.
+func HostRAM() uint64 { return min(hostMemory(), 1<<45) &^ (pageSize - 1) }
+
 // hostMemory returns how much memory this machine has, in bytes.
 func hostMemory() uint64 {
 	var info unix.Sysinfo_t

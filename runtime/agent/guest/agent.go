@@ -29,7 +29,7 @@ type Config struct {
 	Export func() (string, error) // mounts the exported tree at the first call, returns its directory
 	// Scratch is an empty directory on which a container's root is mounted, in the container's mount namespace.
 	Scratch string
-	Cgroup  string // where cgroup2 is mounted, "" for no limits
+	Cgroup  string // the cgroup above all containers, "" for no limits
 	Phases  agent.Phases
 	// Reset ends the machine. It does not return.
 	Reset func()
@@ -48,6 +48,7 @@ type server struct {
 
 	relayed chan struct{} // a slot for each relayed connection
 	dialled chan struct{} // a slot for each whose stream the host has not answered yet
+	grow    sync.Once     // watchMemory
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -147,6 +148,7 @@ func (s *server) carryOut(m agent.Message) (r *agent.Reply) {
 func (s *server) handle(m agent.Message, r *agent.Reply) error {
 	switch m := m.(type) {
 	case *agent.Configure:
+		s.watchMemory(m.MaxMemory)
 		return configure(m)
 	case *agent.CreateContainer:
 		return s.create(m, r)

@@ -17,6 +17,8 @@ const (
 	exportDir  = "/run/govmm/fs"
 	scratchDir = "/run/govmm/root"
 	cgroupDir  = "/sys/fs/cgroup"
+	// containersDir is the cgroup above all containers.
+	containersDir = cgroupDir + "/containers"
 )
 
 // Boot makes the guest's own mounts, as PID 1 that the kernel has just started from an initramfs, and returns how to
@@ -41,7 +43,7 @@ func Boot() (Config, error) {
 			return Config{}, wrap("mount "+m.dir, err)
 		}
 	}
-	if err := enableControllers(cgroupDir); err != nil {
+	if err := containersCgroup(); err != nil {
 		return Config{}, wrap("enable cgroup controllers", err)
 	}
 	if err := loopbackUp(); err != nil {
@@ -55,7 +57,7 @@ func Boot() (Config, error) {
 		Dial:    func() (Stream, error) { return vsock.Dial(agent.HostCID, agent.Port, nil) },
 		Export:  sync.OnceValues(mountExport),
 		Scratch: scratchDir,
-		Cgroup:  cgroupDir,
+		Cgroup:  containersDir,
 		Phases:  phases,
 		Reset:   Reset,
 	}, nil
@@ -83,6 +85,16 @@ func newRoot() error {
 		return err
 	}
 	return unix.Chdir("/")
+}
+
+func containersCgroup() error {
+	if err := enableControllers(cgroupDir); err != nil {
+		return err
+	}
+	if err := unix.Mkdir(containersDir, 0o755); err != nil {
+		return os.NewSyscallError("mkdir", err)
+	}
+	return enableControllers(containersDir)
 }
 
 func enableControllers(dir string) error {

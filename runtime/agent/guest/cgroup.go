@@ -156,11 +156,11 @@ func (c cgroup) of(pid int) cgroup {
 		return c
 	}
 	path, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "0::/")
-	mount, id := string(c)[:strings.LastIndexByte(string(c), '/')], string(c)[strings.LastIndexByte(string(c), '/')+1:]
-	if !ok || !strings.HasPrefix(path+"/", id+"/") || strings.Contains(path, "..") {
+	own := strings.TrimPrefix(string(c), cgroupDir+"/")
+	if !ok || !strings.HasPrefix(path+"/", own+"/") || strings.Contains(path, "..") {
 		return c
 	}
-	return cgroup(mount + "/" + path)
+	return cgroup(cgroupDir + "/" + path)
 }
 
 // oomKilled tells whether the limit of memory has killed in c.

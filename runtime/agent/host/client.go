@@ -47,6 +47,7 @@ type Client struct {
 	served  map[uint32]func(net.Conn) // by Serve
 	relayed chan struct{}             // a slot for each stream that is being served
 	exits   map[processKey]*exit
+	low     chan struct{}
 	err     error
 	done    chan struct{}
 }
@@ -74,7 +75,7 @@ func Accept(ctx context.Context, l net.Listener) (*Client, error) {
 		control: conn, listener: l,
 		replies: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{},
 		served: map[uint32]func(net.Conn){}, relayed: make(chan struct{}, maxServed),
-		exits: map[processKey]*exit{}, done: make(chan struct{}),
+		exits: map[processKey]*exit{}, low: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if err := c.hello(); err != nil {
 		conn.Close()
@@ -126,6 +127,11 @@ func (c *Client) receive() {
 			}
 		case *agent.Exited:
 			c.exited(m)
+		case *agent.MemoryLow:
+			select {
+			case c.low <- struct{}{}:
+			default: // nobody has looked at the last one yet
+			}
 		default:
 			c.fail(agent.ErrMalformed)
 			return
@@ -147,6 +153,9 @@ func (c *Client) fail(err error) {
 		close(e.c) // what is in it stays
 	}
 }
+
+// MemoryLow receives when the guest asks for more memory.
+func (c *Client) MemoryLow() <-chan struct{} { return c.low }
 
 // Done is closed when the guest is gone.
 func (c *Client) Done() <-chan struct{} { return c.done }

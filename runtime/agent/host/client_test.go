@@ -197,6 +197,26 @@ func TestExited(t *testing.T) {
 	}
 }
 
+func TestMemoryLow(t *testing.T) {
+	c, g := pair(t)
+	go func() {
+		for range 100 { // more than anybody looks at: nothing waits for that
+			_ = agent.Write(g.control, 0, &agent.MemoryLow{})
+		}
+		id, _, _ := agent.Read(g.control, agent.Host)
+		_ = agent.Write(g.control, id, &agent.Reply{})
+	}()
+	if err := c.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	<-c.MemoryLow()
+	select {
+	case <-c.MemoryLow():
+		t.Error("a flood of requests is kept")
+	default:
+	}
+}
+
 func TestFloodOfExits(t *testing.T) {
 	c, g := pair(t)
 	go func() {
