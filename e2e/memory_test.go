@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -153,5 +155,45 @@ func TestMemoryLimitExact(t *testing.T) {
 		}
 		bundle = r.bundle(limited, "sh", "-c", "exec dd if=/dev/zero of=/big/x bs=1M count=600")
 		r.run("run", "--bundle", bundle, fmt.Sprint("beyond", mib)).want(t, 137, "", "")
+	}
+}
+
+// TestBootGrows: a plain VM whose init is not ours grows when its balloon says that little is left.
+func TestBootGrows(t *testing.T) {
+	needVM(t)
+	dir := scratch(t)
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const script = `#!/bin/busybox sh
+busybox mount -t proc proc /proc
+busybox mount -t tmpfs -o size=1g big /big
+busybox dd if=/dev/zero of=/big/a bs=1M count=190
+while busybox awk '$1 == "MemTotal:" { exit $2 > 400000 }' /proc/meminfo; do busybox sleep 0.1; done
+busybox dd if=/dev/zero of=/big/b bs=1M count=200 && echo it grew
+busybox reboot -f
+`
+	pack := exec.Command("sh", "-c", `set -e; mkdir -p proc big bin dev; cp "$0" bin/busybox; find . | cpio -o -H newc >../initrd`, busybox)
+	pack.Dir = filepath.Join(dir, "root")
+	if err := os.Mkdir(pack.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(pack.Dir, "init"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := pack.CombinedOutput(); err != nil {
+		t.Fatalf("cpio: %v: %s", err, out)
+	}
+	cmd := exec.Command(binary(t, "govmm"), "boot", "--initrd", filepath.Join(dir, "initrd"), "--memory", "256M", "--max-memory", "1G")
+	console := &transcript{}
+	cmd.Stdout, cmd.Stderr = console, console
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	console.await(t, "it grew", 2*time.Minute)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("govmm boot: %v\n%s", err, console)
 	}
 }

@@ -19,7 +19,8 @@ import (
 // bootFlags are the flags of boot as they were typed.
 type bootFlags struct {
 	kernel, initrd, cmdline string
-	memory, vsock           string
+	memory, maxMemory       string
+	vsock                   string
 	disks, shares           []string
 	cpus                    int
 	firmware, protocol      string
@@ -36,7 +37,8 @@ terminal, which belongs to the guest meanwhile: Ctrl-C goes there, too. Type Ctr
 Ctrl-A for a Ctrl-A.
 
 Disks are /dev/vda, /dev/vdb and so on in the guest, in the order of the flags. A distribution's kernel (a bzImage)
-needs its own initramfs, which has the drivers: --initrd. Nothing is written to a disk or a directory with ",ro".`,
+needs its own initramfs, which has the drivers: --initrd. Nothing is written to a disk or a directory with ",ro".
+What the guest frees goes back to the host, if it has a driver for the balloon.`,
 		Example: `  govmm boot --kernel vmlinux --initrd initrd.cpio --cmdline console=ttyS0
   govmm boot --kernel /boot/vmlinuz --initrd /boot/initrd.img --disk root.img \
       --cpus 4 --memory 1G --cmdline "console=ttyS0 root=/dev/vda rw"
@@ -49,6 +51,7 @@ needs its own initramfs, which has the drivers: --initrd. Nothing is written to 
 	fs.StringVar(&f.initrd, "initrd", "", "initramfs")
 	fs.StringVar(&f.cmdline, "cmdline", "console=ttyS0 reboot=k panic=-1", "kernel command line")
 	fs.StringVar(&f.memory, "memory", "256M", "RAM, with a suffix K, M or G")
+	fs.StringVar(&f.maxMemory, "max-memory", "", "RAM up to which the guest grows when it needs it, by virtio-mem (default: it does not)")
 	fs.IntVar(&f.cpus, "cpus", 1, "number of virtual CPUs")
 	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro]; may be repeated")
 	fs.StringArrayVar(&f.shares, "fs", nil, "shared directory, TAG=DIR[,ro]; in the guest: mount -t virtiofs TAG /mnt; may be repeated")
@@ -80,6 +83,9 @@ func (f *bootFlags) run() error {
 	}
 	defer vm.Close()
 	ctx, quit := context.WithCancelCause(ctx)
+	if cfg.MaxMemory > cfg.Memory {
+		go vm.GrowOnDemand(ctx)
+	}
 	go feed(vm, os.Stdin, func() { quit(errQuit) })
 	err = vm.Run(ctx)
 	if f.traceExits {
@@ -125,7 +131,7 @@ func feed(vm *vmm.VM, in *os.File, quit func()) {
 func (f *bootFlags) config() (cfg *vmm.Config, cleanup func(), err error) {
 	b := &builder{}
 	cfg = &vmm.Config{
-		CPUs: f.cpus, Cmdline: f.cmdline, Serial: os.Stdout, TraceExits: f.traceExits,
+		CPUs: f.cpus, Balloon: true, Cmdline: f.cmdline, Serial: os.Stdout, TraceExits: f.traceExits,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 	if f.cpus < 1 {
@@ -133,6 +139,14 @@ func (f *bootFlags) config() (cfg *vmm.Config, cleanup func(), err error) {
 	}
 	if cfg.Memory, err = parseSize(f.memory); err != nil {
 		return nil, b.cleanup, fmt.Errorf("--memory: %w", err)
+	}
+	if f.maxMemory != "" {
+		if cfg.MaxMemory, err = parseSize(f.maxMemory); err != nil {
+			return nil, b.cleanup, fmt.Errorf("--max-memory: %w", err)
+		}
+		if cfg.MaxMemory < cfg.Memory {
+			return nil, b.cleanup, fmt.Errorf("--max-memory %s is less than --memory %s", f.maxMemory, f.memory)
+		}
 	}
 	if err := b.images(cfg, f); err != nil {
 		return nil, b.cleanup, err

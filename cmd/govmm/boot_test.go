@@ -111,6 +111,8 @@ func TestErrors(t *testing.T) {
 		{"--kernel " + kernel + " more", false, "unknown command"},
 		{"--kernal " + kernel, false, "unknown flag: --kernal"},
 		{"--kernel " + kernel + " --cpus 300", false, "300 CPUs: between 1 and 254 are possible"},
+		{"--kernel " + kernel + " --max-memory x", false, `--max-memory: "x" is not a size`},
+		{"--kernel " + kernel + " --memory 1G --max-memory 1023M", false, "--max-memory 1023M is less than --memory 1G"},
 		{"--kernel " + kernel + " --memory 1M", false, "memory of 1048576 bytes: at least 8 MiB"},
 		{"--kernel " + empty, true, "kernel: the file is empty"},
 		{"--kernel " + write(t, "gz", []byte("\x1f\x8b\x08 and so on")), true, "neither ELF nor bzImage but gzip data: decompress it first"},
@@ -139,7 +141,7 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"Ctrl-A x", "--kernel", "--initrd", "--disk", "FILE[,ro]", "--fs", "TAG=DIR", "--vsock", "--cpus", "--memory", "--cmdline",
+		"Ctrl-A x", "--kernel", "--initrd", "--disk", "FILE[,ro]", "--fs", "TAG=DIR", "--vsock", "--cpus", "--memory", "--max-memory", "--cmdline",
 		"--trace-exits", "Examples:",
 	} {
 		if !strings.Contains(string(out), want) {
