@@ -77,8 +77,15 @@ func newVM(cfg *Config, i *images, last *lastWords, further ...virtio.Device) (*
 	if err != nil {
 		return nil, err
 	}
+	most, err := oci.MaxMemory(cfg.Spec)
+	if err != nil {
+		return nil, err
+	}
+	if most <= memory {
+		most = 0
+	}
 	return vmm.New(vmm.Config{
-		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: max(oci.HostRAM(), memory), Balloon: true,
+		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: most, Balloon: most > 0,
 		Kernel: i.kernel, Initrd: i.initrd, Cmdline: i.cmdline,
 		Serial:  last,
 		Devices: append([]virtio.Device{rng.New(rand.Reader)}, further...),

@@ -1,13 +1,12 @@
 package monitor
 
 import (
-	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/virtio"
 )
 
 // maxMemory is how much RAM the guest may ask for, in bytes, 0 if it may not.
 func (m *monitor) maxMemory() uint64 {
-	most := min(oci.MaxMemory(m.cfg.Spec), m.vm.MaxMemory())
+	most := m.vm.MaxMemory()
 	if most <= m.vm.Memory() {
 		return 0
 	}

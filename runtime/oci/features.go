@@ -11,9 +11,12 @@ import (
 const (
 	annotationPrefix = "io.govmm."
 
-	AnnotationMemory = "io.govmm.memory" // guest RAM in bytes, or with a suffix K, M or G
-	AnnotationCPUs   = "io.govmm.cpus"   // number of virtual CPUs
+	AnnotationMemory    = "io.govmm.memory"    // guest RAM in bytes, or with a suffix K, M or G
+	AnnotationMaxMemory = "io.govmm.maxMemory" // up to how much RAM the guest gets when it needs it, likewise
+	AnnotationCPUs      = "io.govmm.cpus"      // number of virtual CPUs
 )
+
+var annotations = []string{AnnotationMemory, AnnotationMaxMemory, AnnotationCPUs}
 
 // Features describes this runtime (runtime-spec, features.md).
 func Features() *features.Features {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -57,11 +58,14 @@ func checkCPU(c *specs.LinuxCPU) error {
 // checkVM checks the size of the guest and what it is to be made of.
 func checkVM(spec *specs.Spec) error {
 	for key := range spec.Annotations {
-		if strings.HasPrefix(key, annotationPrefix) && key != AnnotationMemory && key != AnnotationCPUs {
-			return fmt.Errorf("annotation %s is unknown: there are %s and %s", key, AnnotationMemory, AnnotationCPUs)
+		if strings.HasPrefix(key, annotationPrefix) && !slices.Contains(annotations, key) {
+			return fmt.Errorf("annotation %s is unknown: there are %s", key, strings.Join(annotations, ", "))
 		}
 	}
 	if _, err := Memory(spec); err != nil {
+		return err
+	}
+	if _, err := MaxMemory(spec); err != nil {
 		return err
 	}
 	if _, err := CPUs(spec); err != nil {

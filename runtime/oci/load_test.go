@@ -130,28 +130,21 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestMaxMemory: only where nobody says how much memory a guest has, it may ask for more.
+// TestMaxMemory: a guest may ask for more memory only where the annotation says up to how much.
 func TestMaxMemory(t *testing.T) {
-	limit, size := int64(64<<20), uint64(1<<30)
-	for name, tt := range map[string]struct {
-		edit func(*specs.Spec)
-		want uint64
-	}{
-		"nothing said": {func(*specs.Spec) {}, HostRAM()},
-		"no limit": {func(s *specs.Spec) {
-			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(-1)}}
-		}, HostRAM()},
-		"limit": {func(s *specs.Spec) {
-			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
-		}, 0},
-		"annotation": {func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationMemory: "1G"} }, 0},
-		"hwConfig":   {func(s *specs.Spec) { s.VM = &specs.VM{HwConfig: &specs.HWConfig{Memory: &size}} }, 0},
-	} {
+	for text, want := range map[string]uint64{"": 0, "1G": min(1<<30, HostRAM()), "65536G": HostRAM()} {
 		spec := Example()
-		tt.edit(spec)
-		if got := MaxMemory(spec); got != tt.want {
-			t.Errorf("%s: up to %d bytes, want %d", name, got, tt.want)
+		if text != "" {
+			spec.Annotations = map[string]string{AnnotationMaxMemory: text}
 		}
+		if got, err := MaxMemory(spec); err != nil || got != want {
+			t.Errorf("%q: up to %d bytes, %v, want %d", text, got, err, want)
+		}
+	}
+	spec := Example()
+	spec.Annotations = map[string]string{AnnotationMaxMemory: "much"}
+	if _, err := MaxMemory(spec); err == nil {
+		t.Error("much is taken for a size")
 	}
 }
 

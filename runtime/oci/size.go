@@ -68,13 +68,18 @@ func HostMemory(spec *specs.Spec) (int64, error) {
 // Bound is the bound for a guest with so much RAM.
 func Bound(ram uint64) int64 { return int64(ram + monitorOverhead) }
 
-// MaxMemory returns how much RAM the guest may ask for, in bytes: the host's, unless somebody says how much it has. Then it
-// is 0.
-func MaxMemory(spec *specs.Spec) uint64 {
-	if _, said := spec.Annotations[AnnotationMemory]; said || hardware(spec).Memory != nil || memoryLimit(spec.Linux.Resources) > 0 {
-		return 0
+// MaxMemory returns how much RAM the guest may ask for, in bytes: what the annotation says, up to the host's. Without it, it
+// is 0, and the guest keeps what it starts with.
+func MaxMemory(spec *specs.Spec) (uint64, error) {
+	text, ok := spec.Annotations[AnnotationMaxMemory]
+	if !ok {
+		return 0, nil
 	}
-	return HostRAM()
+	n, err := ParseSize(text)
+	if err != nil {
+		return 0, fmt.Errorf("annotation %s: %w", AnnotationMaxMemory, err)
+	}
+	return min(n&^(pageSize-1), HostRAM()), nil
 }
 
 // HostRAM returns the RAM of this machine in bytes, in whole huge pages: no guest gets more.
