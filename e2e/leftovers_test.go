@@ -20,18 +20,17 @@ type host struct {
 func look(t *testing.T, root string) host {
 	t.Helper()
 	var h host
-	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range lines {
-		b, err := os.ReadFile(path)
+	for _, dir := range processes {
+		env, err := os.ReadFile(dir + "/environ")
 		if err != nil {
 			continue // it has ended
 		}
-		argv0, _, _ := strings.Cut(string(b), "\x00")
-		if strings.HasPrefix(filepath.Base(argv0), "govmm") {
-			h.Processes = append(h.Processes, strings.ReplaceAll(string(b), "\x00", " "))
+		if strings.HasPrefix(string(env), "GOVMM_MONITOR=") || strings.HasPrefix(string(env), "GOVMM_EXEC=") {
+			h.Processes = append(h.Processes, strings.ReplaceAll(string(env), "\x00", " "))
 		}
 	}
 	h.Mounts = fileLines(t, "/proc/self/mountinfo")

@@ -11,11 +11,11 @@ import (
 )
 
 func main() {
-	// The monitor and the proxies are this program too, under other names: no flags, no cobra, no cost of them.
-	switch os.Args[0] {
-	case monitor.Argv0:
+	// The monitor and the proxies are this program too, told by the environment: no flags, no cobra, no cost of them.
+	switch {
+	case os.Getenv(monitor.IDVariable) != "":
 		os.Exit(monitor.Main())
-	case lifecycle.ProxyArgv0:
+	case os.Getenv(lifecycle.ProxyVariable) != "":
 		os.Exit(lifecycle.ProxyMain())
 	}
 	a := &app{begin: time.Now()}

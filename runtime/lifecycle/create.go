@@ -255,7 +255,7 @@ func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 		return nil, err
 	}
 	err = namespace.Run(c.joined, func() (err error) {
-		c.monitor, err = os.StartProcess("/proc/self/exe", []string{monitor.Argv0, c.State.ID}, &os.ProcAttr{
+		c.monitor, err = os.StartProcess("/proc/self/exe", c.spec.Process.Args, &os.ProcAttr{
 			Dir:   "/",
 			Env:   c.monitorEnv(),
 			Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket},
@@ -280,7 +280,7 @@ func (c *created) monitorEnv() []string {
 	if err != nil {
 		cpus = 1 // the monitor reports the error
 	}
-	return []string{"GOMAXPROCS=" + strconv.Itoa(cpus+1)}
+	return []string{monitor.IDVariable + "=" + c.State.ID, "GOMAXPROCS=" + strconv.Itoa(cpus+1)}
 }
 
 // sealDescriptors keeps what our caller left open, such as conmon's pipes, from what we start: an engine that waits for

@@ -185,11 +185,14 @@ func TestMonitorProcess(t *testing.T) {
 	if st, err := os.Stat(root); err != nil || !os.SameFile(st, rootfs) {
 		t.Errorf("the monitor's root is not the container's: %v", err)
 	}
-	if b, err := os.ReadFile(root + "/proc/1/comm"); err != nil || !strings.HasPrefix(string(b), "exe") {
+	if b, err := os.ReadFile(root + "/proc/1/comm"); err != nil || string(b) != "govmm-monitor\n" {
 		t.Errorf("process 1 as engines see it: %q, %v", b, err)
 	}
+	if b, err := os.ReadFile(root + "/proc/1/cmdline"); err != nil || string(b) != "sh\x00" {
+		t.Errorf("its command line is %q, not the container's, %v", b, err)
+	}
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil || string(environ) != "GOMAXPROCS=2\x00" {
+	if err != nil || string(environ) != "GOVMM_MONITOR=c\x00GOMAXPROCS=2\x00" {
 		t.Errorf("environment %q, %v", environ, err)
 	}
 	if err := c.Process.Signal(unix.SIGTERM); err != nil {

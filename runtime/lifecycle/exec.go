@@ -19,8 +19,9 @@ import (
 	"github.com/govmm/govmm/runtime/terminal"
 )
 
-// ProxyArgv0 is the name that the proxy of a detached exec is started by.
-const ProxyArgv0 = "govmm-exec"
+// ProxyVariable is the environment variable that makes the program the proxy of a detached exec, in the container that it
+// names. As with the monitor, the arguments are those of the process.
+const ProxyVariable = "GOVMM_EXEC"
 
 // proxySyncFD is the descriptor on which a proxy reports that its process runs.
 const proxySyncFD = 3
@@ -116,9 +117,9 @@ func spawnProxy(cfg proxyConfig, pidFile string) error {
 		return err
 	}
 	runtime.LockOSThread()
-	p, err := os.StartProcess("/proc/self/exe", []string{ProxyArgv0, filepath.Base(cfg.Dir)}, &os.ProcAttr{
+	p, err := os.StartProcess("/proc/self/exe", cfg.Process.Args, &os.ProcAttr{
 		Dir:   "/",
-		Env:   []string{},
+		Env:   []string{ProxyVariable + "=" + filepath.Base(cfg.Dir)},
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -145,6 +146,7 @@ func spawnProxy(cfg proxyConfig, pidFile string) error {
 
 // ProxyMain is the whole life of a proxy; it returns the exit status.
 func ProxyMain() int {
+	_ = os.WriteFile("/proc/self/comm", []byte("govmm-exec"), 0)
 	sync, err := control.FromFile(os.NewFile(proxySyncFD, "sync"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "govmm-exec: started by hand: use govmm-run exec")

@@ -215,8 +215,8 @@ func (r *Runtime) deleteDamaged(id string) error {
 		limit.Stop()
 		conn.Close()
 	}
-	return fmt.Errorf("the state of %s is damaged and its monitor does not end: kill it (its command line is %q) and delete again",
-		id, monitor.Argv0+" "+id)
+	return fmt.Errorf("the state of %s is damaged and its monitor does not end: kill it (%s=%s is in its environment) and delete again",
+		id, monitor.IDVariable, id)
 }
 
 // Pause stops the container's vCPUs.

@@ -25,12 +25,12 @@ import (
 const createArgv0 = "test-create"
 
 func TestMain(m *testing.M) {
-	switch os.Args[0] {
-	case monitor.Argv0:
+	switch {
+	case os.Getenv(monitor.IDVariable) != "":
 		os.Exit(monitor.Main())
-	case ProxyArgv0:
+	case os.Getenv(ProxyVariable) != "":
 		os.Exit(ProxyMain())
-	case createArgv0:
+	case os.Args[0] == createArgv0:
 		os.Exit(createMain(os.Args[1:]))
 	}
 	os.Exit(m.Run())
@@ -188,8 +188,8 @@ func monitors(t *testing.T, id string) []int {
 	}
 	var pids []int
 	for _, dir := range dirs {
-		b, err := os.ReadFile(dir + "/cmdline") // empty for a zombie
-		if err != nil || string(b) != monitor.Argv0+"\x00"+id+"\x00" {
+		b, err := os.ReadFile(dir + "/environ") // empty for a zombie
+		if err != nil || !strings.HasPrefix(string(b), monitor.IDVariable+"="+id+"\x00") {
 			continue
 		}
 		var pid int

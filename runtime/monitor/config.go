@@ -6,8 +6,12 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Argv0 is the name that the monitor is started by, in place of the program's path.
-const Argv0 = "govmm-monitor"
+// IDVariable is the environment variable that makes the program a monitor: it names the container. The arguments are
+// those of the container's process, because engines and people look for them in the host's list of processes.
+const IDVariable = "GOVMM_MONITOR"
+
+// comm is the name of the monitor's process, which is what killall and pgrep look for.
+const comm = "govmm-monitor"
 
 // The descriptors that the monitor is started with, after its standard ones.
 const (

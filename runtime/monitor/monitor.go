@@ -69,6 +69,7 @@ func Main() int {
 		fmt.Fprintln(os.Stderr, "govmm-monitor: started by hand: use govmm-run create or run")
 		return 1
 	}
+	_ = os.WriteFile("/proc/self/comm", []byte(comm), 0)
 	unix.Umask(0o022) // of the mount points that are made in the container's root, whatever the caller's is
 	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), hooksRun: make(chan struct{}), goOn: make(chan struct{})}
 	if err := m.create(); err != nil {
