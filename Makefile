@@ -10,7 +10,7 @@ unexport CMD
 export TESTHOST_CMD = $(value CMD)
 
 .DEFAULT_GOAL := help
-.PHONY: build run test lint fuzz bench guestkernel install clean help testhost man
+.PHONY: build run test engines lint fuzz bench guestkernel install clean help testhost man
 
 build: ## build bin/govmm-run and bin/govmm: static, with guest kernel and PID 1 inside
 	@GO=$(GO) LDFLAGS='$(LDFLAGS)' scripts/build
@@ -23,6 +23,9 @@ test: build ## run every test; whole-VM tests run in the test host where this ma
 
 lint: ## gofmt, go vet, staticcheck and the project's own rules
 	@GO=$(GO) scripts/lint
+
+engines: build ## drive podman, containerd and docker with runc and with govmm-run, and compare
+	@GO=$(GO) scripts/engines
 
 fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 	@GO=$(GO) scripts/fuzz $(FUZZTIME)

@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// step is one thing that users do with an engine: a shell script that is run with runc as the engine's runtime and then
+// with govmm-run. Statuses and outputs must agree.
+type step struct {
+	name, script string
+	// full keeps the step for GOVMM_FULL=1: each call of an engine takes seconds where everything is emulated.
+	full bool
+	// differs says why the outputs cannot agree; then that of govmm-run must match the regular expression want.
+	differs, want string
+}
+
+// engine is a container engine, set up twice over: once for each runtime, with nothing in common.
+type engine struct {
+	runtime string // "runc" or "govmm-run"
+	dir     string
+	env     []string
+	prelude string // shell functions for the scripts
+}
+
+// stepTime is how long a step may take where everything is emulated.
+const stepTime = 3 * time.Minute
+
+// helpers are for every script. A container's output and end are waited for, never slept for.
+const helpers = `
+wait_for() { i=0; until "$@" >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 300 ] || { echo "not in time: $*"; return 1; }; sleep 0.1; done; }
+`
+
+// needPrograms skips the test where a program is not installed.
+func needPrograms(t *testing.T, names ...string) {
+	t.Helper()
+	if os.Getenv("GOVMM_ENGINES") == "" {
+		t.Skip("the engines' tables run by `make engines`: under emulation they take longer than the tests' time")
+	}
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("needs %s, which make engines installs where it can: %v", name, err)
+		}
+	}
+}
+
+// localCopies puts programs next to each other in a new directory on the local disk, and returns it. The test host reads this machine's
+// files through a FUSE mount, page by page: an engine of 50 MB starts five times as quickly from its own disk.
+func localCopies(t *testing.T, dir string, programs ...string) string {
+	t.Helper()
+	bin := filepath.Join(dir, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range programs {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(bin, filepath.Base(name)), b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return bin
+}
+
+// run runs a step's script, with standard error going where standard output goes.
+func (e *engine) run(script string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), stepTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/bash", "-c", helpers+e.prelude+"\n"+script)
+	cmd.Dir, cmd.Env = e.dir, append(os.Environ(), e.env...)
+	// Containers outlive the script and hold its output: a pipe would not end.
+	out, err := os.CreateTemp(e.dir, "output-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	// An engine hands SIGTERM on to a container and waits: the whole group is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
+		return "", fmt.Errorf("%w (%v)", err, ctx.Err())
+	}
+	b, err := io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%sstatus %d\n", bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")), cmd.ProcessState.ExitCode()), nil
+}
+
+// outcome is what a step did under one runtime.
+type outcome struct {
+	text  string
+	err   error
+	taken time.Duration
+}
+
+// chosen leaves out what is not for every day.
+func chosen(steps []step) []step {
+	if os.Getenv("GOVMM_FULL") != "" {
+		return steps
+	}
+	return slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.full })
+}
+
+// runSteps runs the steps under one engine, in order.
+func (e *engine) runSteps(t *testing.T, steps []step) []outcome {
+	out := make([]outcome, len(steps))
+	for i, s := range steps {
+		begin := time.Now()
+		out[i].text, out[i].err = e.run(s.script)
+		out[i].taken = time.Since(begin)
+		out[i].text = e.normalize(out[i].text)
+		t.Logf("%s: %s: %.1fs", e.runtime, s.name, out[i].taken.Seconds())
+	}
+	return out
+}
+
+var (
+	hexID = regexp.MustCompile(`\b([0-9a-f]{64}|[0-9a-f]{12})\b`)
+	clock = regexp.MustCompile(`time="[^"]*"`)
+)
+
+// normalize takes out what differs by chance: ids, times, directories, and the runtime's name.
+func (e *engine) normalize(s string) string {
+	s = strings.ReplaceAll(s, e.dir, "DIR")
+	s = clock.ReplaceAllString(s, "time=")
+	s = hexID.ReplaceAllString(s, "ID")
+	return strings.ReplaceAll(s, e.runtime, "RUNTIME")
+}
+
+// compareSteps runs the steps under both engines at the same time and compares them, a subtest each.
+func compareSteps(t *testing.T, reference, ours *engine, steps []step) {
+	t.Helper()
+	steps = chosen(steps)
+	var want, got []outcome
+	var both sync.WaitGroup
+	both.Go(func() { want = reference.runSteps(t, steps) })
+	both.Go(func() { got = ours.runSteps(t, steps) })
+	both.Wait()
+	for i, s := range steps {
+		t.Run(s.name, func(t *testing.T) {
+			if got[i].err != nil {
+				t.Fatalf("%s\n%v", s.script, got[i].err)
+			}
+			if s.differs != "" {
+				if !regexp.MustCompile(s.want).MatchString(got[i].text) {
+					t.Errorf("%s\n%swant a match of %q (under runc, %s: %s)", s.script, got[i].text, s.want, s.differs, want[i].text)
+				}
+				return
+			}
+			if want[i].err != nil {
+				t.Fatalf("%s\nunder runc: %v", s.script, want[i].err)
+			}
+			if got[i].text != want[i].text {
+				t.Errorf("%s\n--- under runc:\n%s--- under govmm-run:\n%s", s.script, want[i].text, got[i].text)
+			}
+		})
+	}
+}
