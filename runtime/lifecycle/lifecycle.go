@@ -168,6 +168,12 @@ func waitStopped(c *container.Container, limit time.Duration) bool {
 // Delete removes a container that has stopped, or that was created and never started. With force it kills a running
 // one, removes one whose state is damaged, and an unknown id is no error.
 func (r *Runtime) Delete(id string, force bool) error {
+	if force {
+		// Without the lock, which a start holds for as long as its hooks run: what it waits for ends with the monitor.
+		if c, err := r.Store.Load(id); err == nil && c.State.PID != 0 && c.Status() != container.Stopped {
+			_ = killMonitor(c) // tried again below
+		}
+	}
 	err := r.locked(id, func(c *container.Container) error {
 		s := c.Status()
 		if s != container.Stopped && s != container.Created && !force {
