@@ -25,7 +25,7 @@ func limited(s *specs.Spec) {
 		CPU:     &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares, Burst: &burst},
 		Pids:    &specs.LinuxPids{Limit: &pids},
 		BlockIO: &specs.LinuxBlockIO{Weight: &zero},
-		Unified: map[string]string{"memory.oom.group": "1", "cpu.weight.nice": "-5"},
+		Unified: map[string]string{"memory.oom.group": "1", "hugetlb.2MB.max": "4194304"},
 	}
 }
 
@@ -45,7 +45,7 @@ func TestLimits(t *testing.T) {
 	const ram = 196 << 20 // (64 MiB + 128 MiB) / 63 * 64, to whole huge pages
 	bound := strconv.Itoa(ram + 64<<20)
 	for file, want := range map[string]string{
-		"cpu.max": "150000 100000", "cpu.max.burst": "10000", "cpu.weight.nice": "-5", "memory.max": bound, "memory.low": "8388608", "pids.max": "max",
+		"cpu.max": "150000 100000", "cpu.max.burst": "10000", "hugetlb.2MB.max": "4194304", "cpu.weight": "174", "memory.max": bound, "memory.low": "8388608", "pids.max": "max",
 	} {
 		hostFile(t, "c/"+file, want)
 	}
