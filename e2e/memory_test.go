@@ -171,6 +171,7 @@ func TestBootGrows(t *testing.T) {
 	}
 	const script = `#!/bin/busybox sh
 busybox mount -t proc proc /proc
+busybox mount -t devtmpfs dev /dev
 busybox mount -t tmpfs -o size=1g big /big
 busybox dd if=/dev/zero of=/big/a bs=1M count=190
 while busybox awk '$1 == "MemTotal:" { exit $2 > 400000 }' /proc/meminfo; do busybox sleep 0.1; done
