@@ -54,7 +54,7 @@ func Boot() (Config, error) {
 	}
 	phases.Mounts = BootTime()
 	return Config{
-		Dial:    func() (Stream, error) { return vsock.Dial(agent.HostCID, agent.Port, nil) },
+		Dial:    dial,
 		Export:  sync.OnceValues(mountExport),
 		Scratch: scratchDir,
 		Cgroup:  containersDir,
@@ -121,6 +121,21 @@ func loopbackUp() error {
 	}
 	lo.SetUint16(unix.IFF_UP)
 	return os.NewSyscallError("SIOCSIFFLAGS", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
+}
+
+// dial calls the host. The kernel gives up after two seconds (AF_VSOCK's connect timeout); a monitor that is given little CPU
+// time may take longer to answer.
+func dial() (Stream, error) {
+	const tries = 15
+	for i := 1; ; i++ {
+		c, err := vsock.Dial(agent.HostCID, agent.Port, nil)
+		switch {
+		case err == nil:
+			return c, nil
+		case i == tries || !errors.Is(err, unix.ETIMEDOUT):
+			return nil, err
+		}
+	}
 }
 
 func mountExport() (string, error) {
