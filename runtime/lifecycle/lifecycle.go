@@ -214,7 +214,8 @@ func (r *Runtime) deleteDamaged(id string) error {
 	for end := time.Now().Add(5 * killGrace); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		conn, err := control.Dial(c.Dir())
 		if err != nil {
-			return c.Remove() // nobody listens
+			r.removeOwnCgroup(id, end) // nobody listens
+			return c.Remove()
 		}
 		limit := time.AfterFunc(killGrace, func() { conn.Close() })
 		_, _ = conn.Call(control.Request{Op: control.OpKill, Signal: int(unix.SIGKILL), All: true})
@@ -223,6 +224,21 @@ func (r *Runtime) deleteDamaged(id string) error {
 	}
 	return fmt.Errorf("the state of %s is damaged and its monitor does not end: kill it (%s=%s is in its environment) and delete again",
 		id, monitor.IDVariable, id)
+}
+
+// removeOwnCgroup removes the cgroup that a container gets which names none: nothing else can be found without its state. The
+// monitor that has just closed its socket may be in it until it has ended.
+func (r *Runtime) removeOwnCgroup(id string, end time.Time) {
+	g, err := cgroup.Plan(r.Cgroups, "", id)
+	for ; err != nil && time.Now().Before(end); g, err = cgroup.Plan(r.Cgroups, "", id) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err == nil {
+		err = g.Remove()
+	}
+	if err != nil {
+		r.Log.Warn("a cgroup stays", "error", err)
+	}
 }
 
 // Pause stops the container's vCPUs.
