@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // startLimited is start with a cgroup2 tree; it needs the memory and pids controllers there: the test host has them.
@@ -19,7 +20,7 @@ func startLimited(t *testing.T) (*fixture, string) {
 	const mount = "/sys/fs/cgroup"
 	b, err := os.ReadFile(mount + "/cgroup.controllers")
 	if err != nil || !strings.Contains(string(b), "memory") || !strings.Contains(string(b), "pids") {
-		missing(t, "cgroup2")
+		need.Lacking(t, need.Cgroup2, "a cgroup v2 with the controllers memory and pids at %s", mount)
 	}
 	dir := filepath.Join(mount, "govmm-agent-test")
 	must(t, os.Mkdir(dir, 0o755))

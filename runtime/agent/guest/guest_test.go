@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"github.com/govmm/govmm/runtime/agent"
 	"github.com/govmm/govmm/runtime/agent/guest"
 	"github.com/govmm/govmm/runtime/agent/host"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // The tests run the guest's PID 1 without a VM: this binary again, in new namespaces, with a Unix socket in place of
@@ -85,13 +85,8 @@ type fixture struct {
 // start runs a PID 1 whose export has a busybox tree at /c/0.
 func start(t *testing.T) *fixture {
 	t.Helper()
-	if os.Getuid() != 0 {
-		missing(t, "root")
-	}
-	box, err := exec.LookPath("busybox")
-	if err != nil {
-		missing(t, "busybox")
-	}
+	need.Root(t)
+	box := need.Program(t, "busybox", "busybox-static")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -140,14 +135,6 @@ func (f *fixture) connect() {
 		_ = f.cmd.Process.Kill()
 		_ = f.cmd.Wait()
 	})
-}
-
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), what) {
-		t.Fatalf("%s is required and missing", what)
-	}
-	t.Skipf("needs %s", what)
 }
 
 func must(t *testing.T, err error) {

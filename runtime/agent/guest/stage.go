@@ -105,6 +105,9 @@ func (e *execution) shiftTime() error {
 	if len(e.p.TimeOffsets) == 0 {
 		return nil
 	}
+	if r := release(); !atLeast(r, 6, 3) {
+		return failure(agent.Failed, "execve enters one from Linux 6.3 on, the guest's kernel is "+r)
+	}
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}

@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,15 @@ func release() string {
 		return ""
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// atLeast reports whether a kernel's release, such as 6.12.90, is major.minor or newer.
+func atLeast(release string, major, minor int) bool {
+	first, rest, _ := strings.Cut(release, ".")
+	digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
+	a, errA := strconv.Atoi(first)
+	b, errB := strconv.Atoi(rest[:digits])
+	return errA == nil && errB == nil && (a > major || a == major && b >= minor)
 }
 
 // BootTime is CLOCK_BOOTTIME in nanoseconds.
