@@ -5,12 +5,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/govmm/govmm/boot"
 	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // realKernels are images that other tests build or download. They are looked for where those keep them.
@@ -46,10 +45,7 @@ func TestRealKernels(t *testing.T) {
 		t.Run(c.name+"-"+c.protocol.String(), func(t *testing.T) {
 			path := kernels[c.name]
 			if path == "" {
-				if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "kernel-"+c.name) {
-					t.Fatalf("no %s kernel was found", c.name)
-				}
-				t.Skipf("no %s kernel: GOVMM_BARE names the bare guest's directory, a run of the test host fetches Debian's", c.name)
+				need.Lacking(t, "kernel-"+c.name, "the %s kernel: GOVMM_BARE names the bare guest's directory, a run of the test host fetches Debian's", c.name)
 			}
 			f, err := os.Open(path)
 			if err != nil {
@@ -80,7 +76,7 @@ func TestRealKernels(t *testing.T) {
 func TestTruncatedRealKernel(t *testing.T) {
 	path := realKernels(t)["debian"]
 	if path == "" {
-		t.Skip("no debian kernel: a run of the test host fetches it")
+		need.Lacking(t, need.DebianKernel, "Debian's kernel: a run of the test host fetches it")
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/govmm/govmm/guestmem"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 var update = flag.Bool("update", false, "write the golden files instead of comparing with them")
@@ -237,13 +238,7 @@ func TestACPI(t *testing.T) {
 
 // ACPICA's own disassembler and compiler must understand the tables.
 func TestACPIByIASL(t *testing.T) {
-	iasl, err := exec.LookPath("iasl")
-	if err != nil {
-		if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "iasl") {
-			t.Fatal("iasl is required: install acpica-tools")
-		}
-		t.Skip("needs iasl: install acpica-tools")
-	}
+	iasl := need.Program(t, "iasl", "acpica-tools")
 	mem := testMemory(4)
 	cfg := testConfig(testELF())
 	cfg.CPUs, cfg.Firmware, cfg.Devices = 2, ACPI, testDevices(MaxDevices)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // TestProcessConfig looks from inside at what config.json says of the process and its surroundings.
@@ -160,10 +162,7 @@ func TestLogJSON(t *testing.T) {
 // TestSpecUnderRunc runs what spec writes under both runtimes.
 func TestSpecUnderRunc(t *testing.T) {
 	r := newRuntime(t)
-	runc, err := exec.LookPath("runc")
-	if err != nil {
-		t.Skip("needs runc: apt-get install runc")
-	}
+	runc := need.Program(t, "runc", "runc")
 	bundle := r.bundle(nil, "/bin/sh", "-c", "hostname; id -u; pwd; grep Cap /proc/self/status; ulimit -n; echo $PATH")
 	theirs := finish(t, exec.Command(runc, "--root", filepath.Join(r.dir, "runc"), "run", "--bundle", bundle, r.id()), nil)
 	ours := r.run("run", "--bundle", bundle, r.id())

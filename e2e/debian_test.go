@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 var debianOnce sync.Once
@@ -21,10 +23,7 @@ func debianRoot(t *testing.T) string {
 	t.Helper()
 	tar := os.Getenv("GOVMM_ROOTFS")
 	if tar == "" {
-		if required("vm") {
-			t.Fatal("GOVMM_ROOTFS is not set: it names what scripts/rootfs makes")
-		}
-		t.Skip("needs GOVMM_ROOTFS, the tar that scripts/rootfs makes")
+		need.Lacking(t, need.VM, "GOVMM_ROOTFS, the tar that scripts/rootfs makes")
 	}
 	dir := "/scratch/debian-root"
 	debianOnce.Do(func() {

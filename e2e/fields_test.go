@@ -14,6 +14,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // clientName has this test binary be a client of a Unix socket, inside a container: busybox has none.
@@ -129,10 +131,7 @@ cat /seed/file; umask`
 	if left, err := os.ReadDir(shm); err != nil || len(left) != 0 {
 		t.Errorf("in the host's shm: %v, %v", left, err)
 	}
-	runc, err := exec.LookPath("runc")
-	if err != nil && !required("vm") {
-		t.Skip("needs runc: apt-get install runc")
-	}
+	runc := need.Program(t, "runc", "runc")
 	theirs := finish(t, exec.Command(runc, "--root", filepath.Join(r.dir, "runc"), "run", "--bundle", bundle, r.id()), nil)
 	theirs.out = strings.Replace(theirs.out, "/ -\n", "/ shared\n", 1) // runc before 1.2 sets it before the pivot, in vain
 	if t.Failed() || theirs != ours {

@@ -17,20 +17,16 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-)
 
-// required says whether the environment promises a capability: then its absence is a failure, not a skip.
-func required(capability string) bool {
-	return slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), capability)
-}
+	"github.com/govmm/govmm/testhost/need"
+)
 
 // needVM skips the test where no guest kernel can run.
 func needVM(t *testing.T) {
 	t.Helper()
-	if required("vm") {
-		return
+	if !need.Required(need.VM) {
+		t.Skip("needs KVM that runs guest kernels: run `make test`, which uses the test host where this machine cannot")
 	}
-	t.Skip("needs KVM that runs guest kernels: run `make test`, which uses the test host where this machine cannot")
 }
 
 // binary returns the path of a built program.

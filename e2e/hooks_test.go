@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 //lint:file-ignore SA1019 prestart hooks are deprecated, and carried out
@@ -197,10 +199,7 @@ func TestHooks(t *testing.T) {
 // in its caller's directory.
 func TestHooksUnderRunc(t *testing.T) {
 	r := newRuntime(t)
-	runc, err := exec.LookPath("runc")
-	if err != nil {
-		t.Skip("needs runc: apt-get install runc")
-	}
+	runc := need.Program(t, "runc", "runc")
 	bundle := r.hookBundle(nil, "exit 7")
 	id := r.id()
 	life := func(command func(args ...string) *exec.Cmd) (out []note) {
@@ -414,17 +413,13 @@ func TestNamespaces(t *testing.T) {
 // TestLateInterface attaches a network between create and start, as some engines do.
 func TestLateInterface(t *testing.T) {
 	r := newRuntime(t)
-	for _, program := range []string{"ip", "nsenter"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("needs %s: %v", program, err)
-		}
-	}
+	need.Program(t, "ip", "iproute2")
 	bundle := r.sh("exec sleep 1000")
 	id := r.id()
 	r.run("create", "--bundle", bundle, id).want(t, 0, "", "")
 	cmd := exec.Command("nsenter", "-t", strconv.Itoa(r.pidOf(id)), "-n", "ip", "link", "add", "eth0", "up", "type", "dummy")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("no dummy interfaces here: %v: %s", err, out)
+		t.Fatalf("%v: %s", err, out)
 	}
 	r.run("start", id).want(t, 1, "", "has the interface eth0: networking is not supported yet")
 	r.waitStatus(id, "created")

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // serveEnv has this test binary serve a directory until it is killed: the directory and the mount point, separated by a colon.
@@ -48,9 +50,9 @@ func serveUntilKilled(dirs []string) {
 // TestKilledServer: what was written is the host's when write returned, whatever becomes of the monitor; locks end with it.
 // Contract: D1.
 func TestKilledServer(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	if _, err := os.Stat("/dev/fuse"); err != nil {
-		lacking(t, "fuse", err.Error())
+		need.Lacking(t, need.FUSE, "FUSE: %v", err)
 	}
 	host, guest := t.TempDir(), t.TempDir()
 	cmd := exec.Command("/proc/self/exe")

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // TestNamesLeadNowhere: no request accepts a name that is more than one component, or that leads up. Contract: E2.
@@ -452,7 +454,7 @@ func TestParkedCircle(t *testing.T) {
 
 // TestKernelInterfaces of the host are hidden wherever they are mounted below an export, and are not exported. Contract: E3.
 func TestKernelInterfaces(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	for _, kind := range []string{"proc", "sysfs", "cgroup2", "mqueue", "securityfs", "debugfs", "fusectl", "configfs", "bpf"} {
 		t.Run(kind, func(t *testing.T) {
 			host := t.TempDir()

@@ -12,12 +12,14 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // mountTmpfs mounts a tmpfs on a new directory.
 func mountTmpfs(t testing.TB, dir string) {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	check(t, os.MkdirAll(dir, 0o755))
 	check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"))
 	t.Cleanup(func() {
@@ -53,7 +55,7 @@ func TestInodeNumbers(t *testing.T) {
 // TestSubmounts: each file system is a device of its own in the guest, so that equal inode numbers do not meet. A single file that was
 // mounted has a number of its own. Contract: I2.
 func TestSubmounts(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	host := t.TempDir()
 	writeFile(t, filepath.Join(host, "plain/f"), "")
 	for _, dir := range []string{"one", "two"} {
@@ -106,7 +108,7 @@ func TestSubmounts(t *testing.T) {
 func TestUnmountWaits(t *testing.T) {
 	host := t.TempDir()
 	dir := filepath.Join(host, "m")
-	needRoot(t)
+	need.Root(t)
 	check(t, os.Mkdir(dir, 0o755))
 	check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
 	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
@@ -236,7 +238,7 @@ func TestSpecialFiles(t *testing.T) {
 // TestSpecialFilesAreNotOpened on the host, also for a guest that asks for it; and the server does not wait for a FIFO's other end.
 // Contract: S1.
 func TestSpecialFilesAreNotOpened(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	host := t.TempDir()
 	check(t, unix.Mkfifo(filepath.Join(host, "fifo"), 0o600))
 	check(t, unix.Mknod(filepath.Join(host, "null"), unix.S_IFCHR|0o666, 1<<8|3))
@@ -311,7 +313,7 @@ func (g *guest) park(node uint64) {
 // TestParkedNodeIsNoOther: a parked node whose name or number went to another file is stale, and never that file. It matters most
 // where the other file is a device. Contract: I4.
 func TestParkedNodeIsNoOther(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	for _, other := range []struct {
 		name string
 		make func(path string) error

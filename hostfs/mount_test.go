@@ -4,37 +4,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
-
-// required reports whether GOVMM_REQUIRE lists a capability: then its absence is a failure.
-func required(what string) bool {
-	for _, w := range strings.Split(os.Getenv("GOVMM_REQUIRE"), ",") {
-		if w == what {
-			return true
-		}
-	}
-	return false
-}
-
-func lacking(t testing.TB, what, reason string) {
-	t.Helper()
-	if required(what) {
-		t.Fatalf("%s is required: %s", what, reason)
-	}
-	t.Skipf("%s is missing: %s", what, reason)
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		lacking(t, "root", "this test needs to be run by root")
-	}
-}
 
 // newFS serves dir as export "c/0".
 func newFS(t testing.TB, dir string, change ...func(*Config)) *FS {
@@ -76,9 +52,9 @@ func exportOf(t testing.TB, name, path string) Export {
 // mount serves fs through this machine's own FUSE, as the guest's kernel would see it, and returns the mount point.
 func mount(t testing.TB, fs *FS) string {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	if _, err := os.Stat("/dev/fuse"); err != nil {
-		lacking(t, "fuse", err.Error())
+		need.Lacking(t, need.FUSE, "FUSE: %v", err)
 	}
 	mnt := t.TempDir()
 	opts := fs.Options()
@@ -88,7 +64,7 @@ func mount(t testing.TB, fs *FS) string {
 	opts.Options = append(opts.Options, "default_permissions")
 	srv, err := fuse.NewServer(fs, mnt, opts)
 	if err != nil {
-		lacking(t, "fuse", err.Error())
+		need.Lacking(t, need.FUSE, "FUSE: %v", err)
 	}
 	go srv.Serve()
 	if err := srv.WaitMount(); err != nil {

@@ -13,6 +13,8 @@ import (
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 func TestParseShowDepends(t *testing.T) {
@@ -32,10 +34,7 @@ func TestParseShowDepends(t *testing.T) {
 
 // TestCPIO asks cpio what is in the archive.
 func TestCPIO(t *testing.T) {
-	tool, err := exec.LookPath("cpio")
-	if err != nil {
-		t.Skip("no cpio on this machine")
-	}
+	tool := need.Program(t, "cpio", "cpio")
 	var buf bytes.Buffer
 	c := &cpio{w: &buf}
 	c.dir("/dev")

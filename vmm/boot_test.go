@@ -7,24 +7,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/vmm"
 )
-
-func required(capability string) bool {
-	return slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), capability)
-}
 
 // bareGuest is the directory with the baseline's kernel and initramfs, whose init prints HELLO and reboots.
 func bareGuest(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("GOVMM_BARE")
-	if !required("vm") {
+	if !need.Required(need.VM) {
 		t.Skip("needs KVM that runs guest kernels: run `make test`")
 	}
 	if dir == "" {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // TestMain makes the test binary govmm-run itself when it is called so.
@@ -331,7 +332,7 @@ func TestSpec(t *testing.T) {
 func TestSpecFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
-		t.Skipf("needs the right to mount: %v", err)
+		need.Lacking(t, need.RootUser, "the right to mount: %v", err)
 	}
 	defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
 	if err := os.WriteFile(filepath.Join(dir, "fill"), make([]byte, 4096), 0o600); err != nil {

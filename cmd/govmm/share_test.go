@@ -7,14 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/vmm"
 )
 
 func TestShare(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("the file server needs root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 func archive(t testing.TB, entries []Entry) []byte {
@@ -24,9 +26,7 @@ func archive(t testing.TB, entries []Entry) []byte {
 
 // TestCpio lets another program read what Write wrote.
 func TestCpio(t *testing.T) {
-	if _, err := exec.LookPath("cpio"); err != nil {
-		t.Skip("no cpio here: apt-get install cpio")
-	}
+	need.Program(t, "cpio", "cpio")
 	entries := append(ForInit([]byte("#!init\n")),
 		Dir("etc", 0o755), File("etc/a", 0o640, []byte("1")), File("etc/ab", 0o4755, nil),
 		Entry{Name: "etc/link", Mode: Symlink | 0o777, Data: []byte("a")},

@@ -3,15 +3,13 @@ package kvmtest
 
 import (
 	"errors"
-	"os"
-	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/kvm"
 	"github.com/govmm/govmm/kvm/internal/flat"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // Open opens /dev/kvm. Where that fails it skips the test, or fails it if the list in GOVMM_REQUIRE has kvm.
@@ -19,10 +17,7 @@ func Open(t testing.TB) *kvm.System {
 	t.Helper()
 	s, err := kvm.Open()
 	if err != nil {
-		if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "kvm") {
-			t.Fatalf("GOVMM_REQUIRE has kvm: %v", err)
-		}
-		t.Skipf("needs KVM: %v", err)
+		need.Lacking(t, need.KVM, "KVM: %v", err)
 	}
 	t.Cleanup(func() { s.Close() })
 	return s

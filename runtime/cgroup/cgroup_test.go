@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // useCgroup2 lets the package work in a cgroup of its own below this machine's hierarchy of version 2.
@@ -27,7 +29,7 @@ func useCgroup2(t *testing.T) {
 		}
 		dir, err := os.MkdirTemp(f[1], "govmm-test-")
 		if err != nil {
-			t.Skipf("needs the right to make cgroups: %v", err)
+			need.Lacking(t, need.Cgroup2, "the right to make cgroups: %v", err)
 		}
 		old := mountPoint
 		mountPoint = dir
@@ -39,7 +41,7 @@ func useCgroup2(t *testing.T) {
 		})
 		return
 	}
-	t.Skip("needs a mounted cgroup2")
+	need.Lacking(t, need.Cgroup2, "a mounted cgroup2")
 }
 
 func make2(t *testing.T, path string) *Group {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/terminal"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // TestGuestEnds has a guest that ends instead of calling.
@@ -225,7 +226,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := unix.Mount("tmpfs", h.root, "tmpfs", 0, "nr_inodes="+strconv.Itoa(inodes)); err != nil {
-			t.Skipf("needs the right to mount: %v", err)
+			need.Lacking(t, need.RootUser, "the right to mount: %v", err)
 		}
 		unmount := func() { _ = unix.Unmount(h.root, unix.MNT_DETACH) }
 		t.Cleanup(unmount)

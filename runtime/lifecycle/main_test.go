@@ -19,6 +19,7 @@ import (
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/monitor"
 	"github.com/govmm/govmm/runtime/oci"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // createArgv0 makes the test binary a govmm-run create, a process of its own that can be killed.
@@ -65,15 +66,13 @@ var (
 // newHost needs KVM, but none that runs kernels natively, and the right to make namespaces.
 func newHost(t *testing.T, code []byte, edit func(*specs.Spec)) *host {
 	t.Helper()
-	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
-		f.Close()
-	} else if strings.Contains(os.Getenv("GOVMM_REQUIRE"), "kvm") {
-		t.Fatal(err)
-	} else {
-		t.Skipf("needs KVM: %v", err)
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		need.Lacking(t, need.KVM, "KVM: %v", err)
 	}
+	f.Close()
 	if err := exec.Command("unshare", "-m", "-p", "-f", "true").Run(); err != nil {
-		t.Skipf("needs the right to make namespaces: unshare: %v", err)
+		need.Lacking(t, need.RootUser, "the right to make namespaces: unshare: %v", err)
 	}
 	dir := t.TempDir()
 	h := &host{t: t, root: filepath.Join(dir, "state"), bundle: filepath.Join(dir, "bundle")}

@@ -10,6 +10,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // stranger is a process in namespaces of its own, which are no micro-VM's.
@@ -18,7 +20,7 @@ func stranger(t *testing.T) int {
 	cmd := exec.Command("sh", "-c", "hostname stranger; exec sleep 1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
 	if err := cmd.Start(); err != nil {
-		t.Skipf("needs the right to make namespaces: %v", err)
+		need.Lacking(t, need.RootUser, "the right to make namespaces: %v", err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -147,9 +149,7 @@ func TestJoinMicroVM(t *testing.T) {
 
 // TestNetworkRefused has an engine's interface in the namespace, and a hook that brings one.
 func TestNetworkRefused(t *testing.T) {
-	if _, err := exec.LookPath("ip"); err != nil {
-		t.Skip("needs ip: apt-get install iproute2")
-	}
+	need.Program(t, "ip", "iproute2")
 	other := stranger(t)
 	if out, err := exec.Command("nsenter", "-t", fmt.Sprint(other), "-n", "sh", "-c", "ip link add eth0 type veth peer name p && ip link set eth0 up").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

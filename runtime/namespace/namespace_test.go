@@ -7,12 +7,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // process starts one in new namespaces and returns its pid.
@@ -21,10 +22,7 @@ func process(t *testing.T, flags uintptr) int {
 	cmd := exec.Command("sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
 	if err := cmd.Start(); errors.Is(err, unix.EPERM) {
-		if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "root") {
-			t.Fatal("root is required")
-		}
-		t.Skip("needs root")
+		need.Lacking(t, need.RootUser, "the right to make namespaces")
 	} else if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +120,7 @@ func TestLinks(t *testing.T) {
 		t.Helper()
 		err := Run([]*Namespace{n}, func() error { return exec.Command("ip", args...).Run() })
 		if errors.Is(err, exec.ErrNotFound) {
-			t.Skip("needs ip: apt-get install iproute2")
+			need.Program(t, "ip", "iproute2")
 		} else if err != nil {
 			t.Fatalf("ip %q: %v", args, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 func TestProcessFields(t *testing.T) {
@@ -157,9 +158,7 @@ func deviceMode(m os.FileMode) *os.FileMode { return &m }
 
 // TestShm has the tmpfs that engines bind on /dev/shm become the guest's, and nothing else.
 func TestShm(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to mount a tmpfs")
-	}
+	need.Root(t)
 	shm, other := t.TempDir(), t.TempDir()
 	if err := unix.Mount("shm", shm, "tmpfs", 0, "size=128k"); err != nil {
 		t.Fatal(err)

@@ -10,11 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // enterEnv has this test binary enter a sandbox, in namespaces of its own, and answer questions about it.
@@ -122,17 +123,6 @@ func check(t *testing.T, err error) {
 	}
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "root") {
-		t.Fatal("root is required")
-	}
-	t.Skip("root is missing: mounts need it")
-}
-
 func mountTmpfs(t *testing.T, dir, file string) {
 	t.Helper()
 	check(t, os.MkdirAll(dir, 0o755))
@@ -219,7 +209,7 @@ const (
 
 // TestTrees: what the guest gets and what engines see are two trees. Contract: E5.
 func TestTrees(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	dir := prepare(t)
 	s := enter(t, dir)
 	s.expect(rootExport, "proc")

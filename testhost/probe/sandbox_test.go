@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // childEnv makes the test binary the monitor's stand-in: a process in new
@@ -55,11 +56,7 @@ func requireTestHost(t *testing.T) {
 	if os.Getenv("GOVMM_TESTHOST") != "" {
 		return
 	}
-	const reason = "runs inside the test host (go run ./testhost)"
-	if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "testhost") {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
+	need.Lacking(t, need.TestHost, "the test host: go run ./testhost")
 }
 
 // TestSandboxedMonitor proves that a monitor that has left for namespaces and

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
@@ -94,7 +95,7 @@ func FuzzFUSERequest(f *testing.F) {
 
 // FuzzHostFS does so with the real file server on a temporary directory.
 func FuzzHostFS(f *testing.F) {
-	needRoot(f)
+	need.Root(f)
 	fuzzRequests(f, func(t *testing.T) Handler {
 		fs, _ := newHostFS(t)
 		opts := fs.Options()
@@ -183,7 +184,7 @@ func fuzzOne(t *testing.T, dev *Device, d *virtiotest.Driver, m []byte, room, pi
 
 // TestSeeds: the fuzzers' sessions get through to the file systems.
 func TestSeeds(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	for name, s := range map[string][]byte{
 		"memFS": session(rootNode, 2, 2), "hostfs": session(hostDir, hostDir+1, 1),
 	} {

@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/govmm/govmm/hostfs"
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
@@ -20,17 +21,6 @@ const (
 	exportName = "x"
 	hostDir    = 2
 )
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "root") {
-		t.Fatal("root is required")
-	}
-	t.Skip("the file server needs root")
-}
 
 // newHostFS serves a new directory with the files a and b as the export.
 func newHostFS(t testing.TB) (*hostfs.FS, string) {
@@ -56,7 +46,7 @@ func newHostFS(t testing.TB) (*hostfs.FS, string) {
 
 // TestHostFS goes through the device to files of the host. Contract: L3, L5.
 func TestHostFS(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	fs, dir := newHostFS(t)
 	g := newGuest(t, func(c *Config) {
 		c.Server = fuse.NewProtocolServer(fs, fs.Options())
@@ -130,7 +120,7 @@ func TestHostFS(t *testing.T) {
 
 // TestHostFSReset: what a guest held ends with its session, by a reset or by DESTROY, whatever was under way. Contract: R5.
 func TestHostFSReset(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	fs, dir := newHostFS(t)
 	g := newGuest(t, func(c *Config) {
 		c.Server = fs.NewSession()
@@ -198,7 +188,7 @@ func openFiles(t *testing.T) int {
 // BenchmarkRequests shows what leaving the queue's goroutine costs: requests that stay in it (GETATTR, READ of up to
 // 64 KiB) and that leave it (SYNCFS, which does nothing here, longer READs).
 func BenchmarkRequests(b *testing.B) {
-	needRoot(b)
+	need.Root(b)
 	for _, bb := range []struct {
 		name   string
 		opcode uint32

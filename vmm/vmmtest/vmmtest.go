@@ -5,11 +5,9 @@ package vmmtest
 import (
 	"bytes"
 	"encoding/binary"
-	"os"
-	"slices"
-	"strings"
 	"testing"
 
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/vmm"
 )
 
@@ -21,10 +19,7 @@ func NeedKVM(t testing.TB) {
 		h.Close()
 		return
 	}
-	if slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), "kvm") {
-		t.Fatalf("GOVMM_REQUIRE has kvm: %v", err)
-	}
-	t.Skipf("needs KVM: %v", err)
+	need.Lacking(t, need.KVM, "KVM: %v", err)
 }
 
 // Base is where the code of a tiny guest lies.

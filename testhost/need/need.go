@@ -1,0 +1,56 @@
+// Package need ends tests that lack something of their machine. What is missing skips a test, unless the environment
+// promises it: GOVMM_REQUIRE lists capabilities, separated by commas, whose absence is a failure. `make test` sets it.
+package need
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The capabilities.
+const (
+	RootUser     = "root"     // to mount, and to make namespaces and cgroups
+	FUSE         = "fuse"     // /dev/fuse
+	KVM          = "kvm"      // /dev/kvm, be it one that only emulates kernel code
+	VM           = "vm"       // KVM that runs guest kernels, and what scripts/test makes for their tests
+	TestHost     = "testhost" // the machine of testhost
+	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
+	Programs     = "programs" // what scripts/test installs
+	BareKernel   = "kernel-bare"
+	DebianKernel = "kernel-debian"
+)
+
+// Required reports whether GOVMM_REQUIRE lists the capability.
+func Required(capability string) bool {
+	return slices.Contains(strings.Split(os.Getenv("GOVMM_REQUIRE"), ","), capability)
+}
+
+// Lacking ends the test for want of the capability, for the reason given.
+func Lacking(t testing.TB, capability, reason string, args ...any) {
+	t.Helper()
+	if Required(capability) {
+		t.Fatalf("GOVMM_REQUIRE has "+capability+": "+reason, args...)
+	}
+	t.Skipf("needs "+reason, args...)
+}
+
+// Root ends the test of anybody but root.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		Lacking(t, RootUser, "root")
+	}
+}
+
+// Program returns the path of a program, which the Debian package installs.
+func Program(t testing.TB, name, deb string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Lacking(t, Programs, "%s: apt-get install %s", name, deb)
+	}
+	return path
+}
