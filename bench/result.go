@@ -47,8 +47,10 @@ type Subject struct {
 // Sample is one run: nanoseconds from the fork of the tool, and peak resident memory in KiB.
 type Sample struct {
 	Hello, Exit int64
-	PeakRSS     int64
-	Phases      []Phase `json:",omitempty"`
+	// For how much of that tasks ran, on all CPUs together; on one CPU the rest is waiting.
+	HelloBusy, ExitBusy int64 `json:",omitempty"`
+	PeakRSS             int64
+	Phases              []Phase `json:",omitempty"`
 }
 
 // Phase is one line of govmm-run's own account of a start: when it ended, in nanoseconds since the fork of the tool.

@@ -80,15 +80,20 @@ func observe(command []string, seen func()) (Sample, error) {
 	defer os.Remove(messages.Name())
 	defer messages.Close()
 	cmd.Stderr = messages
+	busy := busyTime()
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return Sample{}, err
 	}
 	timer := time.AfterFunc(patience, func() { killAll(cmd.Process.Pid, "bench") })
 	var s Sample
-	s.Hello = awaitHello(out, start, seen)
+	s.Hello = awaitHello(out, start, func() {
+		s.HelloBusy = busyTime() - busy
+		seen()
+	})
 	err = cmd.Wait()
 	s.Exit = time.Since(start).Nanoseconds()
+	s.ExitBusy = busyTime() - busy
 	late := !timer.Stop()
 	text, readErr := os.ReadFile(messages.Name())
 	switch {
@@ -102,6 +107,23 @@ func observe(command []string, seen func()) (Sample, error) {
 	s.PeakRSS = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
 	s.Phases = parsePhases(string(text), start.UnixNano())
 	return s, nil
+}
+
+// busyTime is for how long tasks have run since the test host's boot, in nanoseconds of all CPUs together.
+func busyTime() int64 {
+	b, err := os.ReadFile("/proc/schedstat")
+	if err != nil {
+		return 0
+	}
+	var sum int64
+	for _, line := range strings.Split(string(b), "\n") {
+		// cpu0, then nine numbers: the seventh is the time that tasks ran (sched-stats.txt).
+		if f := strings.Fields(line); len(f) == 10 && strings.HasPrefix(f[0], "cpu") {
+			n, _ := strconv.ParseInt(f[7], 10, 64)
+			sum += n
+		}
+	}
+	return sum
 }
 
 // awaitHello reads to the end and returns when HELLO arrived, 0 for never.

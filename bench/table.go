@@ -60,7 +60,7 @@ func (r *Result) printSubjects(w io.Writer) {
 	for _, s := range r.Subjects {
 		if s.Group != group {
 			group = s.Group
-			fmt.Fprintf(w, "\n%s\n\tto HELLO\tmin..max\tto exit\tmin..max\tguest mode\telsewhere\tpeak RSS\trepeats\n", group)
+			fmt.Fprintf(w, "\n%s\n\tto HELLO\tmin..max\tidle\tto exit\tmin..max\tidle\tguest mode\telsewhere\tpeak RSS\trepeats\n", group)
 		}
 		if s.Error != "" {
 			fmt.Fprintf(w, "%s\tfailed: %s\n", s.Name, s.Error)
@@ -71,8 +71,13 @@ func (r *Result) printSubjects(w io.Writer) {
 		if s.Guest != nil {
 			inside, elsewhere = millions(s.Guest.Inside), millions(hello.Median-s.Guest.Inside)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f MiB\t%d\n", s.Name, millions(hello.Median), span(hello), millions(exit.Median),
-			span(exit), inside, elsewhere, float64(rss.Median)/1024, s.Repeats)
+		idleHello, idleExit := "-", "-"
+		if r.Clock == clockInstructions {
+			idleHello = millions(s.summary(func(x Sample) int64 { return x.Hello - x.HelloBusy }).Median)
+			idleExit = millions(s.summary(func(x Sample) int64 { return x.Exit - x.ExitBusy }).Median)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f MiB\t%d\n", s.Name, millions(hello.Median), span(hello), idleHello,
+			millions(exit.Median), span(exit), idleExit, inside, elsewhere, float64(rss.Median)/1024, s.Repeats)
 	}
 }
 
