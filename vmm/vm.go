@@ -81,8 +81,7 @@ func New(cfg Config) (*VM, error) {
 	return v, nil
 }
 
-// build makes KVM's side of the VM while the kernel is being loaded: KVM_CREATE_VM waits for the host's RCU for longer
-// than the kernel takes to copy.
+// build makes KVM's side of the VM while the kernel is being loaded: making a VM may wait longer than that takes (Host).
 func (v *VM) build() error {
 	var err error
 	if v.cfg.Host == nil {
@@ -117,7 +116,7 @@ func (v *VM) build() error {
 
 func (v *VM) setUpKVM() error {
 	var err error
-	if v.vm, err = v.sys.CreateVM(); err != nil {
+	if v.vm, err = v.cfg.Host.take(); err != nil {
 		return err
 	}
 	for _, step := range []func() error{v.setUpChips, v.setUpMemory, v.setUpDevices, v.setUpCPUs} {
@@ -261,31 +260,11 @@ func (v *VM) Close() {
 		if v.vm != nil {
 			_ = v.vm.Close()
 		}
-		if v.sys != nil {
-			_ = v.sys.Close()
+		if v.cfg.Host != nil {
+			_ = v.cfg.Host.Close()
 		}
 		if v.mem != nil {
 			_ = v.mem.Close()
 		}
 	})
 }
-
-// Host is an open KVM device. A process that leaves the file tree in which the device stands opens it before.
-type Host struct {
-	sys *kvm.System
-}
-
-// OpenHost opens the KVM device at path, /dev/kvm if it is empty. Its errors say what to do.
-func OpenHost(path string) (*Host, error) {
-	if path == "" {
-		path = "/dev/kvm"
-	}
-	sys, err := kvm.OpenPath(path)
-	if err != nil {
-		return nil, err
-	}
-	return &Host{sys}, nil
-}
-
-// Close closes the device. A VM closes the Host that it was made with.
-func (h *Host) Close() error { return h.sys.Close() }

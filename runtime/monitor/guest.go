@@ -23,11 +23,8 @@ type images struct {
 }
 
 // openImages takes the kernel of --kernel, of vm.kernel.path, or the embedded one, in this order.
-func openImages(cfg *Config) (*images, error) {
-	host, err := vmm.OpenHost("")
-	if err != nil {
-		return nil, err
-	}
+func openImages(cfg *Config, host *vmm.Host) (*images, error) {
+	var err error
 	i := &images{host: host, cmdline: guestkernel.Cmdline + " " + guestkernel.SerialCmdline}
 	kernel, initrd := cfg.Kernel, ""
 	if vm := cfg.Spec.VM; vm != nil {

@@ -96,6 +96,7 @@ func (m *monitor) watchCreate(steps ...chan struct{}) {
 
 // create brings the container to the state created: everything is made, the process is held ready.
 func (m *monitor) create() error {
+	host, hostErr := vmm.OpenHost("") // first: a VM takes its time
 	cfg := &Config{}
 	if err := m.sync.Receive(cfg); err != nil {
 		return err
@@ -109,7 +110,10 @@ func (m *monitor) create() error {
 	m.phases = newPhases(cfg.Phases, cfg.Begin)
 	m.phases.end(phaseCLI)
 	m.log = newLogger(cfg.Debug)
-	images, err := openImages(cfg)
+	if hostErr != nil {
+		return hostErr
+	}
+	images, err := openImages(cfg, host)
 	if err != nil {
 		return err
 	}
