@@ -1,3 +1,8 @@
+// The runtime need not read the cgroup's CPU limit at every start: GOMAXPROCS is set by what the guest has.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // govmm-run is an OCI runtime in which every container is a micro-VM: a drop-in for runc.
 package main
 

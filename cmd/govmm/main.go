@@ -1,3 +1,8 @@
+// The runtime need not read the cgroup's CPU limit at every start: GOMAXPROCS is set by what the guest has.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // govmm boots Linux in a plain micro-VM with its console on this terminal.
 package main
 
