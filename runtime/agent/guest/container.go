@@ -176,7 +176,7 @@ func (s *server) exec(m *agent.Exec, r *agent.Reply) error {
 	}
 	if err := p.run(); err != nil {
 		p.abandon()
-		return err
+		return init.ending(err)
 	}
 	s.mu.Lock()
 	c.execs[m.ExecID] = p

@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case pid1Name:
 		runtime.LockOSThread()
-		println("test PID 1:", pid1(os.Args[1], os.Args[2]).Error())
+		// In one piece: it shares the stream with the test's results, and may be killed at any moment.
+		_, _ = os.Stderr.WriteString("test PID 1: " + pid1(os.Args[1], os.Args[2]).Error() + "\n")
 		os.Exit(1)
 	}
 	os.Exit(m.Run())

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,9 +67,23 @@ func (s *server) launch(m agent.Message, p *agent.Process, in launchIn) (*proces
 	}
 	if err != nil {
 		proc.abandon()
-		return nil, err
+		return nil, in.join.ending(err)
 	}
 	return proc, nil
+}
+
+// ending says what the early end of a further process means when p, a container's first one, has ended or is about to: the
+// kernel ends all of a PID namespace before its first process.
+func (p *process) ending(err error) error {
+	if p == nil || !errors.Is(err, errStageEnded) {
+		return err
+	}
+	select {
+	case <-p.exited:
+		return failure(agent.NotRunning, "cannot exec in a stopped container")
+	case <-time.After(time.Second):
+		return err
+	}
 }
 
 // fork executes this program again, in new namespaces or in those of in.join.
@@ -144,10 +159,13 @@ func (s *stage) setUp(m agent.Message) ([]int, error) {
 	return r.received, nil
 }
 
+var errStageEnded = errors.New("the container's process ended while it was set up")
+
 func (s *stage) failed(r *fdReader, err error) error {
 	closeAll(r.received)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) {
-		return errors.New("the container's process ended while it was set up")
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) ||
+		errors.Is(err, unix.ECONNRESET) { // ended with what we sent unread
+		return errStageEnded
 	}
 	return err
 }
@@ -170,11 +188,11 @@ func (s *stage) run() error {
 	if err := writeAll(s.fd, b); err != nil {
 		return s.failed(&fdReader{}, err)
 	}
-	err = reply(&fdReader{fd: s.fd})
-	if errors.Is(err, io.EOF) {
+	r := &fdReader{fd: s.fd}
+	if err = reply(r); err == nil || errors.Is(err, io.EOF) {
 		return nil
 	}
-	return err
+	return s.failed(r, err)
 }
 
 func (s *stage) close() {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -97,6 +98,16 @@ func (f *fixture) withSocket(what string, socket agent.Socket) *agent.CreateCont
 	exe, err := os.ReadFile("/proc/self/exe")
 	must(f.t, err)
 	must(f.t, os.WriteFile(filepath.Join(f.root, clientName), exe, 0o755))
+	// With cgo it is not static, and takes its loader and libraries along: ldd prints their paths.
+	path, err := os.Executable()
+	must(f.t, err)
+	libraries, _ := exec.Command("ldd", path).Output()
+	for _, path := range strings.Fields(string(libraries)) {
+		if b, err := os.ReadFile(path); filepath.IsAbs(path) && err == nil {
+			must(f.t, os.MkdirAll(filepath.Join(f.root, filepath.Dir(path)), 0o755))
+			must(f.t, os.WriteFile(filepath.Join(f.root, path), b, 0o755))
+		}
+	}
 	m := f.spec(clientName, what, "/run/host.sock")
 	m.Mounts = append(m.Mounts, agent.Mount{Bind: true, Source: "/c/1", Target: "/run/host.sock", Socket: socket})
 	return m
