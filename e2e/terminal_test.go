@@ -207,6 +207,7 @@ func TestConsoleSocket(t *testing.T) {
 	r.run("start", id).want(t, 0, "", "")
 	term.send("stty size; echo sum-$((40+2))\n")
 	term.expect("sum-42")
+	term.expect("# ") // before it prompts, the shell would lose what comes while it changes the terminal's mode
 	term.send("\x04") // Ctrl-D
 	r.waitStatus(id, "stopped")
 	r.run("delete", id).want(t, 0, "", "")
