@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -163,6 +164,8 @@ func TestSignalsAndPIDFile(t *testing.T) {
 	r := newRuntime(t)
 	id, pidFile := r.id(), filepath.Join(r.dir, "pid")
 	cmd := r.command("run", "--pid-file", pidFile, "--bundle", r.sh("trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"), id)
+	var errors bytes.Buffer
+	cmd.Stderr = &errors
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +186,7 @@ func TestSignalsAndPIDFile(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 3 {
-		t.Errorf("status %d, want 3", got)
+		t.Errorf("status %d, want 3: %s", got, errors.String())
 	}
 }
 
