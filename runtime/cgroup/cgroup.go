@@ -8,6 +8,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,8 +39,9 @@ type Group struct {
 	Dir string `json:"dir,omitempty"`
 	// Top is the topmost of the directories that were missing and that go with the cgroup, if nobody else is in them.
 	Top string `json:"top,omitempty"`
-	// Paths are its directories in the hierarchies of version 1, by controller.
+	// Paths are its directories in the hierarchies of version 1, by controller, and Tops what Top is for each of them.
 	Paths map[string]string `json:"paths,omitempty"`
+	Tops  map[string]string `json:"tops,omitempty"`
 	// Unit is what systemd made it of.
 	Unit *Unit `json:"unit,omitempty"`
 }
@@ -70,16 +72,28 @@ func Plan(driver Driver, path, id string) (*Group, error) {
 			return nil, fmt.Errorf("linux.cgroupsPath %q: container's cgroup is not empty: %d process(es) found", path, len(pids))
 		}
 	}
-	if g.Dir == "" || g.Unit != nil {
-		return g, nil
-	}
-	g.Top = g.Dir
-	for dir := filepath.Dir(g.Dir); dir != mountPoint; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			g.Top = dir
+	switch {
+	case g.Unit != nil: // systemd's to remove
+	case g.Dir != "":
+		g.Top = topmost(g.Dir)
+	default:
+		g.Tops = map[string]string{}
+		for controller, dir := range g.Paths {
+			g.Tops[controller] = topmost(dir)
 		}
 	}
 	return g, nil
+}
+
+// topmost returns the topmost directory on the way to dir that will be made with it, dir itself if its parent is there.
+func topmost(dir string) string {
+	for {
+		parent := filepath.Dir(dir)
+		if _, err := os.Stat(parent); !errors.Is(err, os.ErrNotExist) {
+			return dir
+		}
+		dir = parent
+	}
 }
 
 func locate(driver Driver, path, id string) (*Group, error) {
@@ -91,7 +105,10 @@ func locate(driver Driver, path, id string) (*Group, error) {
 	case Version2():
 		return planDir(path, id)
 	}
-	c := &cgroups.Cgroup{Path: path, Name: id, Resources: &cgroups.Resources{SkipDevices: true}}
+	c := &cgroups.Cgroup{Path: path, Resources: &cgroups.Resources{SkipDevices: true}}
+	if path == "" {
+		c.Name = id // the library takes one or the other
+	}
 	m, err := manager.New(c)
 	if err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
@@ -154,7 +171,7 @@ func (g *Group) dirs() []string {
 // manager returns the library's view of g.
 func (g *Group) manager(r *cgroups.Resources) (cgroups.Manager, error) {
 	c := &cgroups.Cgroup{Resources: r}
-	paths := g.Paths
+	paths := maps.Clone(g.Paths) // the library empties what it has removed
 	switch {
 	case g.Unit != nil:
 		c.Systemd, c.Parent, c.ScopePrefix, c.Name = true, g.Unit.Slice, g.Unit.Prefix, g.Unit.Name
@@ -316,13 +333,18 @@ func (g *Group) Remove() error {
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove cgroup %s: %w", g.Dir, err)
 	}
-	for dir := g.Dir; dir != g.Top && strings.HasPrefix(dir, g.Top+"/"); {
+	prune(g.Dir, g.Top)
+	return nil
+}
+
+// prune removes the directories above dir up to top that nobody else is in.
+func prune(dir, top string) {
+	for dir != top && strings.HasPrefix(dir, top+"/") {
 		dir = filepath.Dir(dir)
 		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-			break // somebody else's by now
+			return // somebody else's by now
 		}
 	}
-	return nil
 }
 
 func (g *Group) destroy() error {
@@ -332,6 +354,9 @@ func (g *Group) destroy() error {
 	}
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	for controller, top := range g.Tops {
+		prune(g.Paths[controller], top)
 	}
 	return nil
 }

@@ -1,12 +1,15 @@
 package cgroup
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/cgroups"
@@ -169,17 +172,17 @@ func TestSystemd(t *testing.T) {
 // TestVersion1 puts a process into this machine's hierarchies of version 1 and limits it.
 func TestVersion1(t *testing.T) {
 	if Version2() {
-		t.Skip("needs cgroup version 1")
+		need.Lacking(t, need.Cgroup1, "cgroup version 1")
 	}
-	path := "/govmm-test-" + strconv.Itoa(os.Getpid())
+	path := "/govmm-test-" + strconv.Itoa(os.Getpid()) + "/deep/c"
 	g, err := Plan(Cgroupfs, path, "id")
 	if err != nil {
-		t.Skipf("needs mounted hierarchies: %v", err)
+		t.Fatal(err)
 	}
 	if g.Clonable() || g.Paths["memory"] == "" || g.Paths["cpu"] == "" {
-		t.Skipf("needs the memory and cpu controllers: %+v", g)
+		need.Lacking(t, need.Cgroup1, "the hierarchies of memory and cpu: %+v", g)
 	}
-	cmd := exec.Command("sleep", "1000")
+	cmd := exec.Command("sh", "-c", "while :; do :; done")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -189,8 +192,13 @@ func TestVersion1(t *testing.T) {
 		if err := g.Remove(); err != nil {
 			t.Error(err)
 		}
-		if exists(g.Paths["memory"]) {
-			t.Errorf("%s is left", g.Paths["memory"])
+		if len(g.Paths) == 0 {
+			t.Error("it has forgotten where it was")
+		}
+		for _, dir := range g.Paths {
+			if top := filepath.Dir(filepath.Dir(dir)); exists(top) {
+				t.Errorf("%s is left", top)
+			}
 		}
 	})
 	quota, limit, low := int64(30000), int64(16<<20), int64(8<<20)
@@ -199,7 +207,10 @@ func TestVersion1(t *testing.T) {
 		Unified: map[string]string{"memory.high": "1"}, // the guest's
 	}
 	if err := g.Join(cmd.Process.Pid, r, 64<<20); err != nil {
-		t.Skipf("needs the right to make cgroups: %v", err)
+		if errors.Is(err, fs.ErrPermission) {
+			need.Lacking(t, need.Cgroup1, "the right to make cgroups: %v", err)
+		}
+		t.Fatal(err)
 	}
 	for file, want := range map[string]string{
 		g.Paths["cpu"] + "/cpu.cfs_quota_us": "30000\n", g.Paths["memory"] + "/memory.limit_in_bytes": "67108864\n",
@@ -212,8 +223,14 @@ func TestVersion1(t *testing.T) {
 	if _, err := Plan(Cgroupfs, path, "id"); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty: 1 process(es) found") {
 		t.Errorf("a second container: %v", err)
 	}
-	if s, err := g.Stats(); err != nil || s.CpuStats.CpuUsage.TotalUsage == 0 {
-		t.Errorf("stats: %+v, %v", s, err)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s, err := g.Stats()
+		if err == nil && s.CpuStats.CpuUsage.TotalUsage > 0 {
+			break
+		}
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("stats: %+v, %v", s, err)
+		}
 	}
 	r.Unified = map[string]string{"cpu.idle": "1"}
 	if err := g.Set(r, 64<<20); err == nil || !strings.Contains(err.Error(), "cgroup v1") {

@@ -17,6 +17,7 @@ const (
 	KVM          = "kvm"      // /dev/kvm, be it one that only emulates kernel code
 	VM           = "vm"       // KVM that runs guest kernels, and what scripts/test makes for their tests
 	TestHost     = "testhost" // the machine of testhost
+	Cgroup1      = "cgroup1"  // the hierarchies memory and cpu of cgroup version 1
 	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
 	Programs     = "programs" // what scripts/test installs
 	BareKernel   = "kernel-bare"
