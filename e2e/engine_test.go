@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/govmm/govmm/testhost/need"
 )
 
 // step is one thing that users do with an engine: a shell script that is run with runc as the engine's runtime and then
@@ -44,15 +46,15 @@ const helpers = `
 wait_for() { i=0; until "$@" >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 300 ] || { echo "not in time: $*"; return 1; }; sleep 0.1; done; }
 `
 
-// needPrograms skips the test where a program is not installed.
+// needPrograms skips the test but in scripts/engines, where a program that is missing fails it.
 func needPrograms(t *testing.T, names ...string) {
 	t.Helper()
-	if os.Getenv("GOVMM_ENGINES") == "" {
+	if !need.Required(need.Engines) {
 		t.Skip("the engines' tables run by `make engines`: under emulation they take longer than the tests' time")
 	}
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("needs %s, which make engines installs where it can: %v", name, err)
+			need.Lacking(t, need.Engines, "%s: %v", name, err)
 		}
 	}
 }

@@ -24,9 +24,7 @@ import (
 // needVM skips the test where no guest kernel can run.
 func needVM(t *testing.T) {
 	t.Helper()
-	if !need.Required(need.VM) {
-		t.Skip("needs KVM that runs guest kernels: run `make test`, which uses the test host where this machine cannot")
-	}
+	need.GuestKernels(t)
 }
 
 // binary returns the path of a built program.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/govmm/govmm/kvm"
 	"github.com/govmm/govmm/kvm/kvmtest"
+	"github.com/govmm/govmm/testhost/need"
 )
 
 func TestDirtyRing(t *testing.T) {
@@ -15,7 +16,7 @@ func TestDirtyRing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if most == 0 {
-		t.Skip("this KVM has no dirty rings")
+		need.Lacking(t, need.DirtyRing, "a KVM with dirty rings")
 	}
 	size := os.Getpagesize()
 	g := kvmtest.New(t, s, kvmtest.Long, []byte{

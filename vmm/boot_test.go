@@ -20,9 +20,7 @@ import (
 func bareGuest(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("GOVMM_BARE")
-	if !need.Required(need.VM) {
-		t.Skip("needs KVM that runs guest kernels: run `make test`")
-	}
+	need.GuestKernels(t)
 	if dir == "" {
 		t.Fatal("GOVMM_BARE is not set to the directory of the bare guest's kernel and initrd.cpio: run `make test`")
 	}

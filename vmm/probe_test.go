@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/vmm"
 )
 
@@ -19,7 +20,7 @@ func TestGuestMemoryHasHugePages(t *testing.T) {
 	cfg := bareConfig(t, out)
 	b, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
 	if err != nil || strings.Contains(string(b), "[never]") {
-		t.Skipf("this host has no transparent huge pages: %s %v", b, err)
+		need.Lacking(t, need.HugePages, "transparent huge pages: %s %v", b, err)
 	}
 	runToReset(t, cfg, out)
 	if kib := anonHugePages(t); kib < 2048 {

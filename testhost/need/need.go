@@ -19,7 +19,11 @@ const (
 	TestHost     = "testhost" // the machine of testhost
 	Cgroup1      = "cgroup1"  // the hierarchies memory and cpu of cgroup version 1
 	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
-	Programs     = "programs" // what scripts/test installs
+	Programs     = "programs" // what scripts/test installs, and scripts/engines for its own tests
+	Engines      = "engines"  // podman, containerd and docker, and the hour that their tables take: scripts/engines
+	DirtyRing    = "dirty-ring"
+	TSCOffset    = "tsc-offset"
+	HugePages    = "huge-pages" // transparent ones
 	BareKernel   = "kernel-bare"
 	DebianKernel = "kernel-debian"
 )
@@ -36,6 +40,14 @@ func Lacking(t testing.TB, capability, reason string, args ...any) {
 		t.Fatalf("GOVMM_REQUIRE has "+capability+": "+reason, args...)
 	}
 	t.Skipf("needs "+reason, args...)
+}
+
+// GuestKernels ends the test where nobody promises KVM that runs guest kernels.
+func GuestKernels(t testing.TB) {
+	t.Helper()
+	if !Required(VM) {
+		t.Skip("needs KVM that runs guest kernels: run `make test`, which uses the test host where this machine cannot")
+	}
 }
 
 // Root ends the test of anybody but root.
