@@ -73,7 +73,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, usage); fs.PrintDefaults() }
 	// One: QEMU's emulation of AMD-V is only sound while no other CPU's thread disturbs the one that runs a guest. With two,
-	// guests reset themselves, lose interrupts or take them twice within minutes; with one, none did in twenty.
+	// guests reset themselves, lose interrupts or take them twice within minutes; with one, none did in twenty. (A guest's
+	// kernel panicked in one run of some fifty of one test; whether that is the emulation is not known.)
 	fs.IntVar(&o.smp, "smp", 1, "virtual CPUs; more than one makes the guests inside unreliable")
 	fs.StringVar(&memory, "memory", "6G", "memory, with suffix M or G")
 	fs.BoolVar(&o.icount, "icount", false, "one CPU whose clock counts instructions, one per nanosecond")

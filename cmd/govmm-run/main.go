@@ -1,4 +1,4 @@
-// The runtime need not read the cgroup's CPU limit at every start: GOMAXPROCS is set by what the guest has.
+// The Go runtime need not read the cgroup's CPU limit at every start: a monitor's GOMAXPROCS is set by who starts it.
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0

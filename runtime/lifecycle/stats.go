@@ -168,8 +168,10 @@ func (s *Stats) addGuest(files map[string]string) {
 	s.Memory.Cache = s.Memory.Raw["file"]
 	s.Memory.Usage = MemoryEntry{Limit: number(files["memory.max"]), Usage: number(files["memory.current"]), Max: number(files["memory.peak"])}
 	s.Memory.Swap = MemoryEntry{Limit: number(files["memory.swap.max"]), Usage: number(files["memory.swap.current"]) + s.Memory.Usage.Usage}
-	if s.Memory.Swap.Limit != math.MaxUint64 {
-		s.Memory.Swap.Limit += s.Memory.Usage.Limit
+	if sum := s.Memory.Swap.Limit + s.Memory.Usage.Limit; sum >= s.Memory.Usage.Limit {
+		s.Memory.Swap.Limit = sum
+	} else {
+		s.Memory.Swap.Limit = math.MaxUint64 // one of them is no limit
 	}
 	events := table(files["memory.events"])
 	s.oomKills = events["oom_kill"]

@@ -96,11 +96,13 @@ func (m *monitor) watchCreate(steps ...chan struct{}) {
 
 // create brings the container to the state created: everything is made, the process is held ready.
 func (m *monitor) create() error {
-	host, hostErr := vmm.OpenHost("") // first: a VM takes its time
 	cfg := &Config{}
 	if err := m.sync.Receive(cfg); err != nil {
 		return err
 	}
+	// Before all else, as a VM takes its time; not before the message, which comes when this process is in its cgroup: KVM's
+	// kernel thread is put where its maker is, and would keep the caller's cgroup from being removed.
+	host, hostErr := vmm.OpenHost("")
 	m.cfg = cfg
 	steps := []chan struct{}{m.goOn}
 	if hasRuntimeHooks(cfg.Spec.Hooks) {

@@ -48,7 +48,7 @@ func checkCPU(c *specs.LinuxCPU) error {
 		if list.value == "" {
 			continue
 		}
-		if _, err := listSize(list.value); err != nil {
+		if _, err := parseList(list.value); err != nil {
 			return fmt.Errorf("linux.resources.cpu.%s: %w", list.name, err)
 		}
 	}

@@ -2,8 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -102,18 +100,13 @@ func affinity(list string) (uint64, error) {
 	if list == "" {
 		return 0, nil
 	}
-	if _, err := listSize(list); err != nil {
+	members, err := parseList(list)
+	if err != nil {
 		return 0, err
 	}
 	var set uint64
-	for _, part := range strings.Split(strings.TrimSpace(list), ",") {
-		lo, hi, isRange := strings.Cut(part, "-")
-		if !isRange {
-			hi = lo
-		}
-		a, _ := strconv.Atoi(lo) // listSize has read them
-		b, _ := strconv.Atoi(hi)
-		for n := a; n <= min(b, maxCPUs-1); n++ {
+	for n := range maxCPUs {
+		if members[n] {
 			set |= 1 << n
 		}
 	}

@@ -164,11 +164,11 @@ func CPUs(spec *specs.Spec) (int, error) {
 			count = int(min(n, uint64(count)))
 		}
 		if r.CPU.Cpus != "" {
-			n, err := listSize(r.CPU.Cpus)
+			members, err := parseList(r.CPU.Cpus)
 			if err != nil {
 				return 0, fmt.Errorf("linux.resources.cpu.cpus: %w", err)
 			}
-			count = min(count, n)
+			count = min(count, len(members))
 		}
 	}
 	return count, nil
@@ -187,9 +187,9 @@ func quotaCPUs(c *specs.LinuxCPU) uint64 {
 	return (uint64(*c.Quota)-1)/period + 1
 }
 
-// listSize counts the members of a list such as "0-2,7", the form of cpuset(7).
-func listSize(list string) (int, error) {
-	seen := map[int]bool{}
+// parseList returns the members of a list such as "0-2,7", the form of cpuset(7).
+func parseList(list string) (members map[int]bool, err error) {
+	members = map[int]bool{}
 	for _, part := range strings.Split(strings.TrimSpace(list), ",") {
 		lo, hi, isRange := strings.Cut(part, "-")
 		if !isRange {
@@ -198,13 +198,13 @@ func listSize(list string) (int, error) {
 		a, err := strconv.ParseUint(lo, 10, 16)
 		b, err2 := strconv.ParseUint(hi, 10, 16)
 		if err != nil || err2 != nil || b < a {
-			return 0, fmt.Errorf("%q is not a list such as 0-2,7", list)
+			return nil, fmt.Errorf("%q is not a list such as 0-2,7", list)
 		}
 		for n := a; n <= b; n++ {
-			seen[int(n)] = true
+			members[int(n)] = true
 		}
 	}
-	return len(seen), nil
+	return members, nil
 }
 
 // ParseSize reads a number of bytes with an optional suffix K, M or G (powers of 1024).
