@@ -90,11 +90,10 @@ func TestParentsGo(t *testing.T) {
 	}
 }
 
-// TestInUse has processes in the cgroup before and after.
-func TestInUse(t *testing.T) {
-	useCgroup2(t)
-	g := make2(t, "/busy")
-	cmd := exec.Command("sleep", "1000")
+// occupant starts a process to be put into g. At the test's end it is killed, and g removed.
+func occupant(t *testing.T, g *Group, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(name, args...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +104,14 @@ func TestInUse(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return cmd
+}
+
+// TestInUse has processes in the cgroup before and after.
+func TestInUse(t *testing.T) {
+	useCgroup2(t)
+	g := make2(t, "/busy")
+	cmd := occupant(t, g, "sleep", "1000")
 	if err := cgroups.WriteCgroupProc(g.Dir, cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
@@ -182,16 +189,7 @@ func TestVersion1(t *testing.T) {
 	if g.Clonable() || g.Paths["memory"] == "" || g.Paths["cpu"] == "" {
 		need.Lacking(t, need.Cgroup1, "the hierarchies of memory and cpu: %+v", g)
 	}
-	cmd := exec.Command("sh", "-c", "while :; do :; done")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if err := g.Remove(); err != nil {
-			t.Error(err)
-		}
+	t.Cleanup(func() { // after occupant's
 		if len(g.Paths) == 0 {
 			t.Error("it has forgotten where it was")
 		}
@@ -201,6 +199,7 @@ func TestVersion1(t *testing.T) {
 			}
 		}
 	})
+	cmd := occupant(t, g, "sh", "-c", "while :; do :; done")
 	quota, limit, low := int64(30000), int64(16<<20), int64(8<<20)
 	r := &specs.LinuxResources{
 		CPU: &specs.LinuxCPU{Quota: &quota}, Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit, Reservation: &low},
