@@ -28,7 +28,7 @@ var messages = map[Side][]Message{
 		&CreateContainer{
 			ID: "c", Rootfs: Rootfs{"/c/0", true, 1 << 18},
 			Mounts:  []Mount{{true, true, true, "/c/1", "/vol", "bind", 1, 2, 3, 4, 5, "mode=755", Socket{DatagramSocket, 7, 0o640, 1, 2}}, {Target: "/proc", Type: "proc"}},
-			Devices: []Device{{"/dev/x", 0o20666, 1, 2, 3, 4}}, Hostname: "h", Domainname: "d",
+			Devices: []Device{{"/dev/x", 0o20666, 1, 2, 3, 4, "disk"}}, Hostname: "h", Domainname: "d",
 			Sysctls: []Sysctl{{"a.b", "1"}}, MaskedPaths: []string{"/m"}, ReadonlyPaths: []string{"/r", "/s"},
 			Resources: Resources{true, 1, -1, 3, math.MinInt64, []File{{"memory.high", "max"}}}, Process: process,
 			Hooks: []Hook{{"/hook", []string{"zero"}, []string{"A=b"}, 1 << 40}, {Path: "/next"}}, HookState: "{}",

@@ -134,6 +134,8 @@ type Device struct {
 	Mode         uint32 // S_IFCHR, S_IFBLK or S_IFIFO, and permissions
 	Major, Minor uint32
 	UID, GID     uint32
+	// Disk is the serial number of the virtio block device that is meant, in place of Major and Minor.
+	Disk string
 }
 
 func (m *Device) code(c *coder) {
@@ -143,6 +145,7 @@ func (m *Device) code(c *coder) {
 	c.u32(&m.Minor)
 	c.u32(&m.UID)
 	c.u32(&m.GID)
+	c.str(&m.Disk)
 }
 
 // Sysctl is a kernel parameter, its name with dots or slashes.

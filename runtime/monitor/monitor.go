@@ -23,6 +23,7 @@ import (
 	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/sandbox"
 	"github.com/govmm/govmm/runtime/terminal"
+	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/fs"
 	"github.com/govmm/govmm/virtio/vsock"
 	"github.com/govmm/govmm/vmm"
@@ -45,6 +46,7 @@ type monitor struct {
 	tree    *sandbox.Tree
 	sockets []*sandbox.Socket // one a mount, nil where it is none
 	files   *hostfs.FS
+	disks   map[string]bool // the serial numbers of those that the VM has
 	socket  *vsock.Device
 	last    *lastWords
 	vm      *vmm.VM
@@ -216,7 +218,11 @@ func (m *monitor) startVM(i *images) error {
 	if m.cfg.Debug {
 		m.last.mirror = os.Stderr
 	}
-	if m.vm, err = newVM(m.cfg, i, m.last, m.socket, share); err != nil {
+	disks, err := m.openDisks()
+	if err != nil {
+		return err
+	}
+	if m.vm, err = newVM(m.cfg, i, m.last, append([]virtio.Device{m.socket, share}, disks...)...); err != nil {
 		return err
 	}
 	m.phases.end(phaseVM)
@@ -272,6 +278,7 @@ func (m *monitor) createContainer(stdio *stdio) error {
 	if err := oci.AddHooks(message, m.cfg.Spec.Hooks, m.cfg.State); err != nil {
 		return err
 	}
+	m.dropMissingDisks(message.Devices)
 	most := m.maxMemory()
 	if most > 0 {
 		go m.serveMemory(most)

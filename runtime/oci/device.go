@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -79,7 +80,7 @@ func checkDevices(l *specs.Linux) error {
 			continue
 		}
 		if deviceKinds[d.Type] == unix.S_IFBLK {
-			return fmt.Errorf("linux.devices[%d]: block device %s is not supported yet: use a volume", i, d.Path)
+			continue // see Disks
 		}
 		return fmt.Errorf("linux.devices[%d]: %s: the guest kernel has no driver for character device %d:%d", i, d.Path, d.Major, d.Minor)
 	}
@@ -101,14 +102,72 @@ func checkDevice(d specs.LinuxDevice) error {
 // defaultDeviceMode is that of a node whose config has none, as under runc.
 const defaultDeviceMode os.FileMode = 0o666
 
+// A Disk is a block device of the host that a container was given by name: the guest sees it through virtio-blk.
+type Disk struct {
+	Serial       string // the virtio device's, by which the guest finds it
+	Path         string // the node in the container
+	Major, Minor uint32 // on the host
+	ReadOnly     bool
+}
+
+// Disks lists the block devices of a checked config that the container may at least read. Those of a privileged container are
+// not among them: it is given all that the host has, where nobody asked for one of them.
+func Disks(l *specs.Linux) []Disk {
+	if privileged(l) {
+		return nil
+	}
+	var out []Disk
+	for i, d := range l.Devices {
+		access := deviceAccess(l, d)
+		if deviceKinds[d.Type] != unix.S_IFBLK || !strings.Contains(access, "r") {
+			continue
+		}
+		out = append(out, Disk{
+			Serial: diskSerial(i), Path: filepath.Clean(d.Path), Major: uint32(d.Major), Minor: uint32(d.Minor),
+			ReadOnly: !strings.Contains(access, "w"),
+		})
+	}
+	return out
+}
+
+func diskSerial(i int) string { return "govmm-dev" + strconv.Itoa(i) }
+
+// deviceAccess says which of r and w linux.resources.devices leave for a device: the last rule about each counts, and what no
+// rule is about is denied (runtime-spec, config-linux.md: Device allowlist).
+func deviceAccess(l *specs.Linux, d specs.LinuxDevice) string {
+	if l.Resources == nil {
+		return ""
+	}
+	any := func(n *int64) bool { return n == nil || *n < 0 }
+	var allowed string
+	for _, access := range []string{"r", "w"} {
+		ok := false
+		for _, rule := range l.Resources.Devices {
+			about := rule.Type == "" || rule.Type == "a" || rule.Type == d.Type && (any(rule.Major) || *rule.Major == d.Major) && (any(rule.Minor) || *rule.Minor == d.Minor)
+			if about && (rule.Access == "" || strings.Contains(rule.Access, access)) {
+				ok = rule.Allow
+			}
+		}
+		if ok {
+			allowed += access
+		}
+	}
+	return allowed
+}
+
 // guestDeviceList translates checked devices, without those that the guest has no driver for.
 func guestDeviceList(l *specs.Linux) []agent.Device {
+	disks := map[string]string{}
+	for _, d := range Disks(l) {
+		disks[d.Path] = d.Serial
+	}
 	var out []agent.Device
 	for _, d := range l.Devices {
-		if !hasDriver(d) {
+		if !hasDriver(d) && (deviceKinds[d.Type] != unix.S_IFBLK || privileged(l)) {
 			continue
 		}
 		node := agent.Device{Path: filepath.Clean(d.Path)}
+		node.Disk = disks[node.Path]
 		mode := defaultDeviceMode
 		if d.FileMode != nil {
 			mode = *d.FileMode // podman's has the bits of S_IFMT in it
@@ -132,7 +191,7 @@ func guestDeviceList(l *specs.Linux) []agent.Device {
 func skippedDevices(l *specs.Linux) []string {
 	var out []string
 	for _, d := range l.Devices {
-		if !hasDriver(d) {
+		if privileged(l) && !hasDriver(d) {
 			out = append(out, d.Path)
 		}
 	}

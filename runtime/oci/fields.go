@@ -71,7 +71,7 @@ var fields = map[string]decision{
 	"linux.memoryPolicy":      ignored, // the guest has one node
 
 	"linux.resources":                          described,
-	"linux.resources.devices":                  ignored, // no device of the host is in the guest to be allowed or denied
+	"linux.resources.devices":                  carried, // for the host's block devices: the guest's own devices are all allowed
 	"linux.resources.memory":                   described,
 	"linux.resources.memory.limit":             carried,
 	"linux.resources.memory.reservation":       carried,

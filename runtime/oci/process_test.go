@@ -141,7 +141,6 @@ func TestDevices(t *testing.T) {
 		want string
 	}{
 		{specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}, "/dev/kvm: the guest kernel has no driver for character device 10:232"},
-		{specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}, "block device /dev/sda is not supported yet"},
 		{specs.LinuxDevice{Path: "dev/null", Type: "c", Major: 1, Minor: 3}, `path "dev/null" is not absolute`},
 		{specs.LinuxDevice{Path: "/", Type: "p"}, `path "/" is not absolute`},
 		{specs.LinuxDevice{Path: "/dev/x", Type: "x"}, `/dev/x: type "x" is not one of`},
@@ -151,6 +150,47 @@ func TestDevices(t *testing.T) {
 		if err := checkDevices(spec.Linux); err == nil || !strings.Contains(err.Error(), "linux.devices[1]: "+tt.want) {
 			t.Errorf("error %v, want one with %q", err, tt.want)
 		}
+	}
+}
+
+// TestDisks has the last rule about a device decide, for reading and for writing.
+func TestDisks(t *testing.T) {
+	number := func(n int64) *int64 { return &n }
+	spec := Example()
+	spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/null", Type: "c", Major: 1, Minor: 3},
+		{Path: "/dev/data/../data", Type: "b", Major: 8, Minor: 1},
+		{Path: "/dev/seed", Type: "b", Major: 7, Minor: 2},
+		{Path: "/dev/secret", Type: "b", Major: 8, Minor: 3},
+	}
+	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
+		{Allow: false, Access: "rwm"},
+		{Allow: true, Type: "b", Major: number(8), Access: "rw"},
+		{Allow: false, Type: "b", Major: number(8), Minor: number(3)},
+		{Allow: true, Type: "b", Major: number(7), Minor: number(2), Access: "rm"},
+		{Allow: true, Type: "c", Major: number(8), Minor: number(3), Access: "rwm"},
+	}}
+	if err := checkDevices(spec.Linux); err != nil {
+		t.Fatal(err)
+	}
+	want := []Disk{{"govmm-dev1", "/dev/data", 8, 1, false}, {"govmm-dev2", "/dev/seed", 7, 2, true}}
+	if got := Disks(spec.Linux); !slices.Equal(got, want) {
+		t.Errorf("disks %+v, want %+v", got, want)
+	}
+	var nodes []string
+	for _, d := range guestDeviceList(spec.Linux) {
+		nodes = append(nodes, d.Path+" "+d.Disk)
+	}
+	if got := strings.Join(nodes, ","); got != "/dev/null ,/dev/data govmm-dev1,/dev/seed govmm-dev2,/dev/secret " {
+		t.Errorf("nodes %s", got)
+	}
+	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Access: "rwm"})
+	if got := Disks(spec.Linux); got != nil {
+		t.Errorf("a privileged container gets %+v", got)
+	}
+	spec.Linux.Resources = nil
+	if got := Disks(spec.Linux); got != nil {
+		t.Errorf("without a rule: %+v", got)
 	}
 }
 

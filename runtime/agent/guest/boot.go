@@ -17,6 +17,7 @@ const (
 	exportDir  = "/run/govmm/fs"
 	scratchDir = "/run/govmm/root"
 	cgroupDir  = "/sys/fs/cgroup"
+	blockDir   = "/sys/block"
 	// containersDir is the cgroup above all containers.
 	containersDir = cgroupDir + "/containers"
 )

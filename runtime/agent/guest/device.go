@@ -55,18 +55,25 @@ func (b *builder) device(d *agent.Device) error {
 	if strings.HasSuffix(d.Path, "/ptmx") && path.Dir(d.Path) == "/dev" {
 		return nil // the link to the container's own
 	}
+	native, number := path.Base(d.Path), unix.Mkdev(d.Major, d.Minor)
+	if d.Disk != "" {
+		var err error
+		if native, number, err = findDisk(d.Disk); err != nil {
+			return err
+		}
+	}
 	parent, err := b.root.target(path.Dir(path.Join("/", d.Path)), true)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(parent)
 	name := path.Base(d.Path)
-	err = unix.Mknodat(parent, name, d.Mode, int(unix.Mkdev(d.Major, d.Minor)))
+	err = unix.Mknodat(parent, name, d.Mode, int(number))
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return b.bindDevice(d)
+		return b.bindDevice(d, native)
 	case err != nil:
 		return os.NewSyscallError("mknod", err)
 	}
@@ -76,9 +83,29 @@ func (b *builder) device(d *agent.Device) error {
 	return os.NewSyscallError("fchownat", unix.Fchownat(parent, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// bindDevice shows the guest's own node where the file system of /dev takes none.
-func (b *builder) bindDevice(d *agent.Device) error {
-	tree, err := cloneTree(unix.AT_FDCWD, path.Join("/dev", path.Base(d.Path)), false)
+// findDisk returns the name and number that this kernel gave a virtio block device: on the host it has others.
+func findDisk(serial string) (name string, number uint64, err error) {
+	disks, err := os.ReadDir(blockDir)
+	if err != nil {
+		return "", 0, err
+	}
+	for _, disk := range disks {
+		dir := path.Join(blockDir, disk.Name())
+		if b, err := os.ReadFile(dir + "/serial"); err != nil || strings.TrimSpace(string(b)) != serial {
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path.Join("/dev", disk.Name()), &st); err != nil {
+			return "", 0, wrap(disk.Name(), err)
+		}
+		return disk.Name(), st.Rdev, nil
+	}
+	return "", 0, failure(agent.Invalid, "the guest kernel found no virtio block device "+serial+": it needs CONFIG_VIRTIO_BLK")
+}
+
+// bindDevice shows the node that the guest itself has of that name where the file system of /dev takes none.
+func (b *builder) bindDevice(d *agent.Device, name string) error {
+	tree, err := cloneTree(unix.AT_FDCWD, path.Join("/dev", name), false)
 	if err != nil {
 		return err
 	}

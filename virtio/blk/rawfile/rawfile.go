@@ -31,14 +31,23 @@ func Open(path string, readOnly bool) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("disk image: %w", err)
 	}
-	r := &File{file: f}
-	if err := r.inspect(); err != nil {
+	r, err := New(f)
+	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("disk image %s: %w", path, err)
 	}
 	if err := r.lock(lock); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("disk image %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// New takes an open regular file or block device, without a lock. Close closes it.
+func New(f *os.File) (*File, error) {
+	r := &File{file: f}
+	if err := r.inspect(); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
