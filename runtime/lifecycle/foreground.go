@@ -25,9 +25,10 @@ type RunOptions struct {
 // returns its exit status: 128 plus the number for a process that a signal ended.
 func (r *Runtime) Run(o RunOptions) (int, error) {
 	o.Foreground = !o.Detach
-	// Those that end this process come to the container if they come after create's own watch.
+	// Those that end this process come to the container if they come after create's own watch, and so do changes of the
+	// terminal's size, which the monitor reads.
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, endSignals()...)
+	signal.Notify(signals, append(endSignals(), unix.SIGWINCH)...)
 	defer signal.Stop(signals)
 	c, err := r.create(o.CreateOptions)
 	if err != nil {

@@ -53,6 +53,7 @@ type monitor struct {
 	ended   chan error // what vm.Run returned
 	guest   *host.Client
 	init    *process
+	signals chan os.Signal
 	ending  atomic.Bool // the container's process has ended
 	paused  atomic.Bool
 	limits  limits
@@ -73,7 +74,7 @@ func Main() int {
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(comm), 0)
 	unix.Umask(0o022) // of the mount points that are made in the container's root, whatever the caller's is
-	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), hooksRun: make(chan struct{}), goOn: make(chan struct{})}
+	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), signals: make(chan os.Signal, 64), hooksRun: make(chan struct{}), goOn: make(chan struct{})}
 	if err := m.create(); err != nil {
 		_ = sync.Send(control.Reply{Error: err.Error()})
 		return 1
@@ -125,6 +126,8 @@ func (m *monitor) create() error {
 		return err
 	}
 	m.doom = openDoom(cfg.Cgroup)
+	// A terminal's size may change from here on, when it is read, and not only once the container runs.
+	signal.Notify(m.signals, unix.SIGWINCH)
 	stdio, err := openStdio(cfg)
 	if err != nil {
 		return err
@@ -321,8 +324,7 @@ func (m *monitor) handOver() error {
 // serve answers calls until the container's process ends or the VM does.
 func (m *monitor) serve() int {
 	go m.acceptCalls()
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	signal.Notify(m.signals)
 	exited := m.init.exited
 	for {
 		select {
@@ -343,7 +345,7 @@ func (m *monitor) serve() int {
 			complain(m.whyEnded(err))
 			m.waitAnswers()
 			return 255
-		case s := <-signals:
+		case s := <-m.signals:
 			m.forward(s.(unix.Signal))
 		}
 	}

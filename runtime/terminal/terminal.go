@@ -122,7 +122,8 @@ func SetSize(f *os.File, s Size) error {
 }
 
 // Own makes a pseudo-terminal, makes it the calling process's controlling terminal (it must lead a session without
-// one) and hands its master over the socket at path. The slave is returned. The SIGHUP that comes when the last master is
+// one) and hands its master over the socket at path. The slave is returned, and takes the place of the standard streams, as
+// under runc: containerd reads those to their end before it goes on. The SIGHUP that comes when the last master is
 // closed, here too if nobody takes it, is ignored from now on.
 func Own(path string) (*os.File, error) {
 	signal.Ignore(unix.SIGHUP)
@@ -138,6 +139,12 @@ func Own(path string) (*os.File, error) {
 	if err := p.Send(path); err != nil {
 		p.Slave.Close()
 		return nil, err
+	}
+	for i := range 3 {
+		if err := unix.Dup3(int(p.Slave.Fd()), i, 0); err != nil {
+			p.Slave.Close()
+			return nil, os.NewSyscallError("dup3", err)
+		}
 	}
 	return p.Slave, nil
 }
