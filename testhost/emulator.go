@@ -13,10 +13,11 @@ import (
 	"strings"
 )
 
-// goodQEMU is the first major version whose emulated AMD-V is trusted. Under
-// 7.2, which Debian 12 has, busy guests reset themselves or panic in their
-// exception entry, and so does the test host's own kernel, several times in
-// ten runs of a file-system suite; under 10.0 none of these was seen.
+// goodQEMU is the first major version whose emulated AMD-V is trusted, once it is
+// mended (mendEmulator). Under 7.2, which Debian 12 has, busy guests reset
+// themselves or panic in their exception entry, and so does the test host's own
+// kernel, several times in ten runs of a file-system suite; whether the mending
+// alone would have helped there was not tried.
 const goodQEMU = 8
 
 // ensureEmulator returns the QEMU to run: the installed one if it is new

@@ -72,10 +72,8 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	fs := flag.NewFlagSet("testhost", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, usage); fs.PrintDefaults() }
-	// One: QEMU's emulation of AMD-V is only sound while no other CPU's thread disturbs the one that runs a guest. With two,
-	// guests reset themselves, lose interrupts or take them twice within minutes; with one, none did in twenty. (A guest's
-	// kernel panicked in one run of some fifty of one test; whether that is the emulation is not known.)
-	fs.IntVar(&o.smp, "smp", 1, "virtual CPUs; more than one makes the guests inside unreliable")
+	// One: several hosts with one CPU each are quicker than one with several, whose threads wait for each other.
+	fs.IntVar(&o.smp, "smp", 1, "virtual CPUs")
 	fs.StringVar(&memory, "memory", "6G", "memory, with suffix M or G")
 	fs.BoolVar(&o.icount, "icount", false, "one CPU whose clock counts instructions, one per nanosecond")
 	fs.BoolVar(&o.oneThread, "one-thread", false, "run all virtual CPUs in turn on one thread of QEMU")

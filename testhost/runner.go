@@ -75,6 +75,9 @@ func (r *runner) prepare() (err error) {
 	if r.files.qemu, err = ensureEmulator(r.files.cache, r.log); err != nil {
 		return err
 	}
+	if r.files.qemu, err = mendEmulator(r.files.cache, r.files.qemu, r.log); err != nil {
+		return err
+	}
 	if r.files.kernel, err = ensureKernel(r.files.cache, r.log); err != nil {
 		return err
 	}
