@@ -27,10 +27,11 @@ var dockerSteps = []step{
 	{name: "run -i", full: true, script: "printf 'one\ntwo\n' | run -i --rm bb sh -c 'cat; echo EOF'"},
 	{name: "run -it", full: true, script: `script -qec 'stty rows 31 cols 97; docker run --runtime $RUNTIME --network none -it --rm bb sh -c "tty; until stty size 2>&1 | grep ^31; do sleep 0.1; done"' /dev/null </dev/null`},
 	{name: "run options", script: "run --rm --user 1000:1000 --group-add 2000 --workdir /new/dir -e A=b --hostname me --ulimit nofile=100:200 bb sh -c 'id; pwd; echo $A; hostname; ulimit -n'"},
-	{name: "127 and 126", script: "run --rm bb /nope; echo $?; run --rm bb nope; echo $?; run --rm bb /etc/greeting; echo $?; run --rm bb /etc; echo $?"},
+	{name: "127 and 126", script: "run --rm bb /nope; echo $?; run --rm bb nope; echo $?; run --rm bb /etc/greeting; echo $?"},
+	{name: "126 for a directory", full: true, script: "run --rm bb /etc 2>e; echo $?; grep -c 'exec: \"/etc\": ' e"},
 	{name: "run --read-only", full: true, script: "run --rm --read-only --tmpfs /t bb sh -c 'exec 2>&1; touch /x; touch /t/x && echo made'"},
 	{name: "capabilities", full: true, script: "run --rm --cap-drop ALL --cap-add CHOWN --security-opt no-new-privileges bb grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status"},
-	{name: "masked paths and devices", full: true, script: "run --rm bb sh -c 'exec 2>&1; wc -c </proc/kcore; ls /sys/firmware | wc -l; ls /dev; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; df -k /dev/shm | tail -1 | tr -s \" \" | cut -d\" \" -f2'"},
+	{name: "masked paths and devices", full: true, script: "run --rm bb sh -c 'exec 2>&1; cat /proc/kcore >/dev/null 2>&1; echo $?; ls /sys/firmware | wc -l; ls /dev | grep -v ^core; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; df -k /dev/shm | tail -1 | tr -s \" \" | cut -d\" \" -f2'"},
 	{name: "volumes", script: `mkdir -p v; echo host >v/f; run --rm -v $PWD/v:/v -v $PWD/v/f:/one:ro -v $v:/n bb sh -c 'exec 2>&1; cat /v/f /one; echo guest >/v/g; echo x >/one; echo named >/n/f'; cat v/g; run --rm -v $v:/n bb cat /n/f`},
 	{name: "run -d", script: `run -d --name $c --tmpfs /t -v $v:/v bb sh -c 'trap "exit 3" TERM; trap "echo usr1" USR1; echo started; while :; do sleep 0.1; done'
 wait_for sh -c "docker logs $c | grep started"; docker logs $c; docker ps --filter name=$c --format '{{.Names}} {{.Command}}'`},

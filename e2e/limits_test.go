@@ -54,6 +54,7 @@ func TestLimits(t *testing.T) {
 	}
 	r.updates(id, bound)
 	r.pausedLimits(id)
+	r.moreMemory(id)
 	r.eventsOf(id)
 }
 
@@ -77,7 +78,6 @@ func (r *rt) updates(id, bound string) {
 	hostFile(t, "c/cpu.max", "50000 50000")
 	hostFile(t, "c/cpuset.cpus", "0")
 	hostFile(t, "c/memory.max", bound)
-	r.run("update", "--memory", "1G", id).want(t, 1, "", "the guest has 196 MiB of RAM, which is enough for a memory limit of")
 	r.run("update", "--cpuset-cpus", "4000", "--memory", "64M", id).want(t, 1, "", "cpuset.cpus")
 	r.guestFile(id, "memory.max", "134217728")
 	r.runInput([]byte(`{"memory": {"limit": 4096, "checkBeforeUpdate": true}}`), "update", "-r", "-", id).want(t, 1, "", "rejecting memory limit 4096 <= usage ")
@@ -101,6 +101,24 @@ func (r *rt) pausedLimits(id string) {
 	}
 	r.run("resume", id).want(t, 0, "", "")
 	r.guestFile(id, "pids.max", "80")
+}
+
+// moreMemory raises the limit beyond the RAM that the guest was made with, and uses it.
+func (r *rt) moreMemory(id string) {
+	t := r.t
+	t.Helper()
+	r.run("pause", id).want(t, 0, "", "")
+	r.run("update", "--memory", "600M", id).want(t, 1, "", "resume it first")
+	r.run("resume", id).want(t, 0, "", "")
+	r.run("update", "--memory", "600M", "--memory-swap", "600M", id).want(t, 0, "", "")
+	r.guestFile(id, "memory.max", strconv.Itoa(600<<20))
+	if total := r.number(id, "MemTotal:"); total < 600<<10 {
+		t.Errorf("MemTotal is %d KiB", total)
+	}
+	hostFile(t, "c/memory.max", strconv.Itoa((600+128)<<20/63*64&^(2<<20-1)+2<<20+64<<20))
+	r.run("exec", id, "/bin/awk", `BEGIN { s = "x"; for (i = 0; i < 28; i++) s = s s; print length(s) }`).want(t, 0, "268435456\n", "")
+	r.run("update", "--memory", "64M", id).want(t, 0, "", "")
+	r.guestFile(id, "memory.max", "67108864")
 }
 
 type event struct {

@@ -40,9 +40,6 @@ func residentMiB(t *testing.T, pid int) int {
 	return 0
 }
 
-// grows lets a guest have more memory than it starts with.
-func grows(s *specs.Spec) { s.Annotations = map[string]string{"io.govmm.maxMemory": "3G"} }
-
 // TestMemoryGrows: a container without a limit uses more than its guest starts with, and what it frees the host gets back.
 func TestMemoryGrows(t *testing.T) {
 	r := newRuntime(t)
@@ -54,7 +51,7 @@ read line
 rm /big/x
 echo removed
 read line`
-	bundle := r.bundle(func(s *specs.Spec) { tmpfs(s); grows(s) }, "sh", "-c", script)
+	bundle := r.bundle(tmpfs, "sh", "-c", script)
 	in, stdin, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +128,7 @@ read line`
 // TestProgramGrows: a program that takes memory as fast as it can waits for the host, and is not killed.
 func TestProgramGrows(t *testing.T) {
 	r := newRuntime(t)
-	bundle := r.bundle(grows, "awk", `BEGIN { s = "x"; for (i = 0; i < 29; i++) s = s s; print length(s) }`)
+	bundle := r.bundle(nil, "awk", `BEGIN { s = "x"; for (i = 0; i < 29; i++) s = s s; print length(s) }`)
 	r.run("run", "--bundle", bundle, "burst").want(t, 0, "536870912\n", "")
 }
 

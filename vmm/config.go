@@ -46,9 +46,12 @@ type Config struct {
 	MaxMemory uint64
 	// Balloon gives the guest a balloon: pages that it frees go back to the host, if it has the driver.
 	Balloon bool
-	Kernel  *Image
-	Initrd  *Image // none by default
-	Cmdline string // of the kernel; the virtio-mmio devices are added where Firmware is MPTable
+	// LateMemory leaves the devices of MaxMemory and Balloon out of their slots until AttachMemory: a guest that probes them at
+	// its boot comes up later by a tenth.
+	LateMemory bool
+	Kernel     *Image
+	Initrd     *Image // none by default
+	Cmdline    string // of the kernel; the virtio-mmio devices are added where Firmware is MPTable
 	// Protocol is how the kernel is entered; by default what the image offers.
 	Protocol boot.Protocol
 	// Firmware is what tells the kernel of CPUs and devices: an MP table by default, ACPI for distributions' kernels.

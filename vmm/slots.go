@@ -21,7 +21,8 @@ type slot struct {
 	base  guestmem.Addr
 	gsi   uint32
 	mmio  *virtio.MMIO
-	irq   *os.File // eventfd that raises gsi
+	late  virtio.Device // what AttachMemory puts into a spare slot
+	irq   *os.File      // eventfd that raises gsi
 	kicks []*eventkick.Kick
 	// events are the registered ioeventfds, by queue.
 	events []kvm.IOEvent
@@ -45,7 +46,7 @@ func (v *VM) setUpDevices() error {
 	}
 	windows := mmioDevices(len(v.devices))
 	for i, d := range v.devices {
-		s, err := v.newSlot(i, windows[i], d)
+		s, err := v.newSlot(i, windows[i], d, v.cfg.LateMemory && i >= len(v.cfg.Devices))
 		if s != nil {
 			v.slots = append(v.slots, s)
 		}
@@ -86,8 +87,11 @@ func newEventFD() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "eventfd"), nil
 }
 
-func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, error) {
+func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device, late bool) (*slot, error) {
 	s := &slot{base: window.Base, gsi: window.GSI}
+	if late {
+		s.late, d = d, nil
+	}
 	var err error
 	if s.irq, err = newEventFD(); err != nil {
 		return nil, err
@@ -104,12 +108,40 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, err
 	if err := v.mmio.Add(uint64(s.base), boot.MMIOSlotSize, mmioHandler{s.mmio}); err != nil {
 		return s, err
 	}
-	return s, s.addKicks(v.vm, len(d.Queues()))
+	return s, s.addKicks(v.vm)
+}
+
+// AttachMemory puts the devices for memory into their slots where LateMemory left them out. The guest has passed over these
+// slots; its driver finds the devices when it is bound to them anew.
+func (v *VM) AttachMemory() error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	v.grow.Lock()
+	defer v.grow.Unlock()
+	if v.ctx.Err() != nil {
+		return context.Cause(v.ctx)
+	}
+	for _, s := range v.slots {
+		if s.late == nil {
+			continue
+		}
+		if err := s.mmio.Attach(s.late); err != nil {
+			return err
+		}
+		s.late = nil
+		if err := s.addKicks(v.vm); err != nil {
+			return err
+		}
+		if v.started {
+			v.startDevice(s)
+		}
+	}
+	return nil
 }
 
 // addKicks lets KVM turn a queue's notification into a wake-up of its worker, without an exit.
-func (s *slot) addKicks(vm *kvm.VM, queues int) error {
-	for q := range queues {
+func (s *slot) addKicks(vm *kvm.VM) error {
+	for q := range s.mmio.Queues() {
 		k, err := eventkick.New()
 		if err != nil {
 			return err
@@ -130,16 +162,20 @@ func (s *slot) addKicks(vm *kvm.VM, queues int) error {
 
 func (v *VM) startDevices() {
 	for _, s := range v.slots {
-		ctx, cancel := context.WithCancel(context.Background())
-		s.cancel = cancel
-		for i, k := range s.kicks {
-			s.group.Go(func() {
-				err := v.mem.Guard(func() error { return s.mmio.ServeQueue(ctx, i, k) })
-				if err != nil && ctx.Err() == nil {
-					v.end(fmt.Errorf("virtio device at %#x, queue %d: %w", uint64(s.base), i, err))
-				}
-			})
-		}
+		v.startDevice(s)
+	}
+}
+
+func (v *VM) startDevice(s *slot) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	for i, k := range s.kicks {
+		s.group.Go(func() {
+			err := v.mem.Guard(func() error { return s.mmio.ServeQueue(ctx, i, k) })
+			if err != nil && ctx.Err() == nil {
+				v.end(fmt.Errorf("virtio device at %#x, queue %d: %w", uint64(s.base), i, err))
+			}
+		})
 	}
 }
 

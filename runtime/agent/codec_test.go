@@ -34,7 +34,7 @@ var messages = map[Side][]Message{
 			Hooks: []Hook{{"/hook", []string{"zero"}, []string{"A=b"}, 1 << 40}, {Path: "/next"}}, HookState: "{}",
 		},
 		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", process}, &Signal{"c", "e", 37, true},
-		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
+		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Plug{}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
 		&ListProcesses{"c"}, &SyncFS{}, &Shutdown{}, &Stats{"c"},
 	},
 	Guest: {

@@ -19,6 +19,7 @@ const (
 	kindShutdown
 	kindDelete
 	kindStats
+	kindPlug
 
 	kindHello Kind = iota + 64
 	kindReply
@@ -63,6 +64,8 @@ func newMessage(k Kind, from Side) Message {
 		return new(CloseStdin)
 	case kindSetTime:
 		return new(SetTime)
+	case kindPlug:
+		return new(Plug)
 	case kindUpdate:
 		return new(Update)
 	case kindListProcesses:
@@ -254,6 +257,12 @@ func (m *CloseStdin) code(c *coder) {
 	c.str(&m.ID)
 	c.str(&m.ExecID)
 }
+
+// Plug has the guest look for devices that have come into slots which were empty.
+type Plug struct{}
+
+func (*Plug) kind() Kind  { return kindPlug }
+func (*Plug) code(*coder) {}
 
 // SetTime corrects the guest's clock after a pause.
 type SetTime struct{ RealtimeNS int64 }

@@ -55,9 +55,11 @@ type Request struct {
 	Process *specs.Process `json:"process,omitempty"`
 	// Resources are all limits of the container, after an update.
 	Resources *specs.LinuxResources `json:"resources,omitempty"`
-	PID       int                   `json:"pid,omitempty"` // of an exec's host process, which the monitor cannot see
-	Rows      uint16                `json:"rows,omitempty"`
-	Columns   uint16                `json:"columns,omitempty"`
+	// Prepare has an update only make room for them, before the host's limits change.
+	Prepare bool   `json:"prepare,omitempty"`
+	PID     int    `json:"pid,omitempty"` // of an exec's host process, which the monitor cannot see
+	Rows    uint16 `json:"rows,omitempty"`
+	Columns uint16 `json:"columns,omitempty"`
 }
 
 // Process is one row of ps.

@@ -84,25 +84,38 @@ func (r *Runtime) Update(id string, change *specs.LinuxResources) error {
 		if err != nil {
 			return err
 		}
-		memory, err := updateGuest(c, resources)
-		if err != nil {
+		if err := update(c, resources, old); err != nil {
 			return err
-		}
-		if c.State.Cgroup != nil {
-			if err := c.State.Cgroup.Set(resources, memory); err != nil {
-				_, _ = updateGuest(c, old) // what was in force is again
-				_ = c.State.Cgroup.Set(old, 0)
-				return err
-			}
 		}
 		c.State.Resources = resources
 		return c.Save()
 	})
 }
 
-// updateGuest has the guest keep the limits and returns what is to bound its monitor.
-func updateGuest(c *container.Container, resources *specs.LinuxResources) (int64, error) {
-	reply, err := call(c, control.Request{Op: control.OpUpdate, Resources: resources})
+// update changes the host's limits before the guest's: a container that may use more must not be killed by the host meanwhile. If that
+// fails, what was in force is again.
+func update(c *container.Container, resources, old *specs.LinuxResources) error {
+	memory, err := updateGuest(c, resources, true)
+	if err != nil {
+		return err
+	}
+	if c.State.Cgroup != nil {
+		err = c.State.Cgroup.Set(resources, memory)
+	}
+	if err == nil {
+		_, err = updateGuest(c, resources, false)
+	}
+	if err != nil && c.State.Cgroup != nil {
+		if memory, prepareErr := updateGuest(c, old, true); prepareErr == nil {
+			_ = c.State.Cgroup.Set(old, memory)
+		}
+	}
+	return err
+}
+
+// updateGuest has the guest keep the limits, or make room for them, and returns what is to bound its monitor.
+func updateGuest(c *container.Container, resources *specs.LinuxResources, prepare bool) (int64, error) {
+	reply, err := call(c, control.Request{Op: control.OpUpdate, Resources: resources, Prepare: prepare})
 	if err != nil {
 		return 0, notRunning(c, err)
 	}

@@ -103,7 +103,7 @@ func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 		return nil
 	case control.OpUpdate:
 		var err error
-		reply.Memory, err = m.update(r.Resources)
+		reply.Memory, err = m.update(r.Resources, r.Prepare)
 		return err
 	case control.OpStats:
 		var err error

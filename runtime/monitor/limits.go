@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -58,31 +57,36 @@ func (m *monitor) resume() error {
 	return m.guest.SetTime(time.Now().UnixNano())
 }
 
-// update has the guest keep new limits, and returns what is to bound this process.
-func (m *monitor) update(r *specs.LinuxResources) (int64, error) {
+// update has the guest keep new limits, or only makes room for them, and returns what is to bound this process.
+func (m *monitor) update(r *specs.LinuxResources, prepare bool) (int64, error) {
 	if r == nil {
 		r = &specs.LinuxResources{}
 	}
 	m.limits.mu.Lock()
 	defer m.limits.mu.Unlock()
 	u := &agent.Update{ID: m.cfg.ID, Resources: oci.GuestResources(r)}
-	ram, err := oci.Memory(m.cfg.Spec)
-	if err != nil {
-		return 0, err
+	if limit := u.Resources.MemoryMax; limit > 0 && limit != m.memoryMax() {
+		if err := m.makeRoom(uint64(limit)); err != nil {
+			return 0, err
+		}
 	}
-	if limit := oci.LimitFor(ram); u.Resources.MemoryMax > 0 && uint64(u.Resources.MemoryMax) > limit && u.Resources.MemoryMax != m.memoryMax() {
-		return 0, fmt.Errorf("the guest has %d MiB of RAM, which is enough for a memory limit of %d bytes: create the container with a higher one, "+
-			"as memory cannot be added to a running guest yet", ram>>20, limit)
+	if prepare {
+		return m.bound(u), nil
 	}
 	if m.paused.Load() {
 		m.limits.pending = u
 	} else if err := m.guest.Update(u); err != nil {
 		return 0, err
 	}
+	return m.bound(u), nil
+}
+
+// bound is what is to bound this process: -1 is nothing, 0 what does so already.
+func (m *monitor) bound(u *agent.Update) int64 {
 	if u.Resources.MemoryMax <= 0 {
-		return u.Resources.MemoryMax, nil
+		return u.Resources.MemoryMax
 	}
-	return oci.Bound(ram), nil
+	return oci.Bound(m.vm.PluggedMemory())
 }
 
 // memoryMax is the limit that the guest was made for.

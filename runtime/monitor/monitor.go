@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +58,7 @@ type monitor struct {
 	ending  atomic.Bool // the container's process has ended
 	paused  atomic.Bool
 	limits  limits
+	attach  sync.Once // the devices for memory
 	doom    *doom
 
 	execs     execTable
@@ -286,6 +288,7 @@ func (m *monitor) createContainer(stdio *stdio) error {
 	if most > 0 {
 		go m.serveMemory(most)
 	}
+	time.AfterFunc(attachTime, func() { _ = m.attachMemory() })
 	configure := &agent.Configure{RealtimeNS: time.Now().UnixNano(), Hostname: m.cfg.Spec.Hostname, MaxMemory: most}
 	if err := m.guest.Configure(configure); err != nil {
 		return err

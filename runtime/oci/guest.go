@@ -110,8 +110,10 @@ func GuestProcess(p *specs.Process, l *specs.Linux) (agent.Process, error) {
 	if c := p.Capabilities; c != nil {
 		out.Capabilities = agent.Capabilities{
 			Bounding: capabilitySet(c.Bounding), Effective: capabilitySet(c.Effective), Inheritable: capabilitySet(c.Inheritable),
-			Permitted: capabilitySet(c.Permitted), Ambient: capabilitySet(c.Ambient),
+			Permitted: capabilitySet(c.Permitted),
 		}
+		// The kernel raises no others (capabilities(7)), and runc passes over them: buildah writes ambient sets alone.
+		out.Capabilities.Ambient = capabilitySet(c.Ambient) & out.Capabilities.Inheritable & out.Capabilities.Permitted
 	}
 	return out, nil
 }

@@ -130,9 +130,10 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestMaxMemory: a guest may ask for more memory only where the annotation says up to how much.
+// TestMaxMemory: a guest may get what the host has, or what the annotation says, but if its RAM is fixed.
 func TestMaxMemory(t *testing.T) {
-	for text, want := range map[string]uint64{"": 0, "1G": min(1<<30, HostRAM()), "65536G": HostRAM()} {
+	most := (RAMFor(HostRAM()) + pageSize - 1) &^ (pageSize - 1)
+	for text, want := range map[string]uint64{"": most, "1G": min(1<<30, HostRAM()), "65536G": HostRAM()} {
 		spec := Example()
 		if text != "" {
 			spec.Annotations = map[string]string{AnnotationMaxMemory: text}
@@ -142,6 +143,13 @@ func TestMaxMemory(t *testing.T) {
 		}
 	}
 	spec := Example()
+	spec.Annotations = map[string]string{AnnotationMemory: "1G"}
+	if got, err := MaxMemory(spec); err != nil || got != 0 {
+		t.Errorf("with fixed RAM: up to %d bytes, %v", got, err)
+	}
+	if !AsksForMemory(Example()) {
+		t.Error("a guest without a limit does not ask for memory")
+	}
 	spec.Annotations = map[string]string{AnnotationMaxMemory: "much"}
 	if _, err := MaxMemory(spec); err == nil {
 		t.Error("much is taken for a size")

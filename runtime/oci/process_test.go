@@ -253,3 +253,19 @@ func TestMountOptions(t *testing.T) {
 		t.Errorf("recursive attributes %#x and %#x, %v", m.RecursiveAttr, m.RecursiveClear, err)
 	}
 }
+
+// TestAmbient raises only what the kernel lets be raised.
+func TestAmbient(t *testing.T) {
+	spec := Example()
+	spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: []string{"CAP_CHOWN", "CAP_KILL", "CAP_FOWNER"}, Permitted: []string{"CAP_CHOWN", "CAP_KILL"},
+		Inheritable: []string{"CAP_KILL", "CAP_FOWNER"}, Ambient: []string{"CAP_CHOWN", "CAP_KILL", "CAP_FOWNER"},
+	}
+	p, err := GuestProcess(spec.Process, spec.Linux)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := uint64(1 << unix.CAP_KILL); p.Capabilities.Ambient != want {
+		t.Errorf("ambient %#x, want %#x", p.Capabilities.Ambient, want)
+	}
+}

@@ -93,7 +93,7 @@ func TestGuestResources(t *testing.T) {
 // TestBounds holds the formulas of docs/limits.md: a guest can keep the limit that it was made for, and a bound holds it.
 func TestBounds(t *testing.T) {
 	for _, limit := range []uint64{4 << 20, 16 << 20, 64 << 20, 1 << 30, 64 << 30} {
-		ram := ramFor(limit)
+		ram := RAMFor(limit)
 		if ram-ram/64 < limit+guestOverhead-64 || LimitFor(ram) < limit || LimitFor(ram) > ram {
 			t.Errorf("%d bytes: RAM %d, which keeps %d", limit, ram, LimitFor(ram))
 		}
@@ -107,7 +107,7 @@ func TestBounds(t *testing.T) {
 	}
 	huge := int64(1) << 60
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &huge}
-	if ram, err := Memory(spec); err != nil || ram > ramFor(hostMemory())+pageSize {
+	if ram, err := Memory(spec); err != nil || ram > RAMFor(hostMemory())+pageSize {
 		t.Errorf("a limit that no host has: %d, %v", ram, err)
 	}
 }

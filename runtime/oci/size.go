@@ -42,14 +42,14 @@ func Memory(spec *specs.Spec) (uint64, error) {
 	}
 	if limit := memoryLimit(spec.Linux.Resources); limit > 0 {
 		// A limit beyond the host's memory is none: containers could not use more under any runtime.
-		return checkMemory(ramFor(min(uint64(limit), max(hostMemory(), MinMemory))))
+		return checkMemory(RAMFor(min(uint64(limit), max(hostMemory(), MinMemory))))
 	}
 	return DefaultMemory, nil
 }
 
-// ramFor returns the RAM of a guest in which so many bytes are the container's: the overhead comes on top, and of every
+// RAMFor returns the RAM, in bytes, of a guest in which so many bytes are the container's: the overhead comes on top, and of every
 // 64 pages the kernel keeps one for what it knows of them (struct page).
-func ramFor(limit uint64) uint64 { return (limit + guestOverhead) / 63 * 64 }
+func RAMFor(limit uint64) uint64 { return (limit + guestOverhead) / 63 * 64 }
 
 // LimitFor is the highest memory limit that a guest with so much RAM can keep.
 func LimitFor(ram uint64) uint64 { return ram/64*63 - kernelMemory }
@@ -68,18 +68,28 @@ func HostMemory(spec *specs.Spec) (int64, error) {
 // Bound is the bound for a guest with so much RAM.
 func Bound(ram uint64) int64 { return int64(ram + monitorOverhead) }
 
-// MaxMemory returns how much RAM the guest may ask for, in bytes: what the annotation says, up to the host's. Without it, it
-// is 0, and the guest keeps what it starts with.
+// MaxMemory returns how much RAM the guest may be given while it runs, in bytes: what the annotation says, up to the host's. Without it,
+// it is enough for any memory limit that means something on this host, and 0 for a guest whose RAM the config says.
 func MaxMemory(spec *specs.Spec) (uint64, error) {
 	text, ok := spec.Annotations[AnnotationMaxMemory]
 	if !ok {
-		return 0, nil
+		if _, fixed := spec.Annotations[AnnotationMemory]; fixed || hardware(spec).Memory != nil {
+			return 0, nil
+		}
+		return checkMemory(RAMFor(HostRAM()))
 	}
 	n, err := ParseSize(text)
 	if err != nil {
 		return 0, fmt.Errorf("annotation %s: %w", AnnotationMaxMemory, err)
 	}
 	return min(n&^(pageSize-1), HostRAM()), nil
+}
+
+// AsksForMemory says whether the guest itself asks for more RAM when it runs short. With a limit it has from the start what the
+// container may use.
+func AsksForMemory(spec *specs.Spec) bool {
+	_, told := spec.Annotations[AnnotationMaxMemory]
+	return told || memoryLimit(spec.Linux.Resources) <= 0
 }
 
 // HostRAM returns the RAM of this machine in bytes, in whole huge pages: no guest gets more.

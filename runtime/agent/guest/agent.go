@@ -173,6 +173,8 @@ func (s *server) handle(m agent.Message, r *agent.Reply) error {
 		}
 		p.io.closeStdin()
 		return nil
+	case *agent.Plug:
+		return plug()
 	case *agent.SetTime:
 		return setTime(m.RealtimeNS)
 	case *agent.Update:

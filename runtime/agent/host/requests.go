@@ -25,6 +25,9 @@ func (c *Client) Signal(m *agent.Signal) error { return c.do(m) }
 // Resize sets a terminal's size.
 func (c *Client) Resize(m *agent.Resize) error { return c.do(m) }
 
+// Plug has the guest look for devices that have come.
+func (c *Client) Plug() error { return c.do(&agent.Plug{}) }
+
 // SetTime steps the guest's clock to the host's, in nanoseconds since the epoch.
 func (c *Client) SetTime(realtime int64) error { return c.do(&agent.SetTime{RealtimeNS: realtime}) }
 
