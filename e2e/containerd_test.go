@@ -78,6 +78,17 @@ run --rm --mount type=bind,src=$PWD/v,dst=/v,options=rbind:ro $img r sh -c 'cat 
 	{name: "metrics", script: "ctr t metrics c | grep -c -E '^memory.usage(_in_bytes)? +[1-9]'"},
 	{name: "kill", script: "ctr t kill -s TERM c; wait_for stopped c; ctr t rm c; echo $?; ctr c rm c; ctr c ls -q"},
 	{name: "kill --all", script: "run -d $img c sh -c 'sleep 1000 & sleep 1000'; ctr t kill -a -s KILL c; wait_for stopped c; ctr t rm c; echo $?; ctr c rm c"},
+	{name: "environment file", full: true, script: "printf 'A=b\nC=d\n' >env; run --rm --env-file env $img r sh -c 'echo $A $C'"},
+	{name: "attach", full: true, script: "run -d $img c sh -c 'while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 3'; (wait_for test -s attached; ctr t exec --exec-id e8 c touch /tmp/go) & echo >attached; ctr t attach c; echo $?; wait; ctr t rm c; ctr c rm c"},
+	{name: "pid file", full: true, script: "run -d --pid-file $PWD/pid $img c sleep 1000; [ $(cat pid) = $(ctr t ls | sed 1d | tr -s ' ' | cut -d' ' -f2) ] && echo the same; kill -9 $(cat pid); wait_for stopped c; ctr t rm c; echo $?; ctr c rm c"},
+	{name: "memory limit", full: true, script: "run --rm --memory-limit 67108864 $img r cat /sys/fs/cgroup/memory.max"},
+	{name: "seccomp", full: true, script: "run --rm --seccomp $img r grep ^Seccomp: /proc/self/status; run --rm $img r grep ^Seccomp: /proc/self/status"},
+	{name: "privileged", full: true, script: "run --rm --privileged $img r grep -E '^Cap(Eff|Bnd)' /proc/self/status | sed 's/000.*//'"},
+	{name: "capabilities", full: true, script: "run --rm --cap-add CAP_SYS_TIME --cap-drop CAP_CHOWN $img r grep ^CapEff /proc/self/status"},
+	{name: "tmpfs", full: true, script: "run --rm --mount type=tmpfs,src=tmpfs,dst=/t,options=size=1m:mode=700 $img r sh -c 'stat -c %a /t; df -k /t | tail -1 | tr -s \" \" | cut -d\" \" -f2'"},
+	{name: "label and info", full: true, script: "run -d --label a=b $img c sleep 1000; ctr c info c | grep -c '\"a\": \"b\"'; ctr t rm -f c; ctr c rm c"},
+	{name: "update of limits", full: true, script: "run -d --memory-limit 67108864 $img c sleep 1000; ctr t exec --exec-id e9 c cat /sys/fs/cgroup/memory.max; ctr t rm -f c; ctr c rm c"},
+	{name: "checkpoint", full: true, script: "run -d $img c sleep 1000; ctr t checkpoint c >/dev/null 2>&1; echo $?; ctr t ls | sed 1d | tr -s ' ' | cut -d' ' -f3; ctr t rm -f c; ctr c rm c"},
 	{name: "task rm -f", script: "run -d $img c sleep 1000; ctr t rm -f c; echo $?; ctr c rm c; ctr t ls -q"},
 }
 

@@ -46,11 +46,11 @@ const helpers = `
 wait_for() { i=0; until "$@" >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 300 ] || { echo "not in time: $*"; return 1; }; sleep 0.1; done; }
 `
 
-// needPrograms skips the test but in scripts/engines, where a program that is missing fails it.
+// needPrograms skips the test but where the engines are promised, in CI and by scripts/engines: a program that is missing fails it there.
 func needPrograms(t *testing.T, names ...string) {
 	t.Helper()
 	if !need.Required(need.Engines) {
-		t.Skip("the engines' tables run by `make engines`: under emulation they take longer than the tests' time")
+		t.Skip("nobody promised the engines: `make engines` installs them")
 	}
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {

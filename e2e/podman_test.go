@@ -164,6 +164,13 @@ podman healthcheck run h; echo $?; podman exec h touch /tmp/ok; podman healthche
 wait_for podman exec s1 test -e /v/log; podman run --rm -v vol:/v bb sh -c 'cat /v/log; echo second >/v/second; touch /v/go; while [ ! -s /v/answer ]; do sleep 0.1; done; cat /v/answer'; podman rm -f -t 0 s1`},
 	{name: "build", full: true, script: `mkdir -p b; printf 'FROM bb\nRUN echo built >/built && id -u\nENV A=b\nCMD cat /built\n' >b/Containerfile
 podman build -q --network none -t made b >/dev/null; podman run --rm made`},
+	{name: "memory limit", script: "podman run --rm --memory 64m bb cat /sys/fs/cgroup/memory.max; podman run --name o --memory 64m --memory-swap 64m --tmpfs /t:rw,size=300m bb dd if=/dev/zero of=/t/x bs=1M count=200; echo $?; podman inspect o --format '{{.State.ExitCode}} {{.State.OOMKilled}}'; podman rm o"},
+	{name: "seccomp profile", full: true, script: `echo '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18}]}' >s.json
+podman run --rm --security-opt seccomp=$PWD/s.json bb mkdir /tmp/a; podman run --rm --security-opt seccomp=unconfined bb grep ^Seccomp: /proc/self/status`},
+	{name: "143", full: true, script: `podman run -d --name t bb sh -c 'trap "exit 143" TERM; while :; do sleep 0.1; done' >/dev/null; wait_for podman exec t true; podman stop -t 20 t; podman wait t; podman rm t`},
+	{name: "checkpoint", full: true, script: "podman run -d --name x bb sleep 1000 >/dev/null; podman container checkpoint x >/dev/null 2>&1; echo $?; podman inspect x --format '{{.State.Status}}'; podman rm -f -t 0 x"},
+	{name: "locks between containers", full: true, script: `podman run -d --name l -v vol:/v bb sh -c 'exec 9>/v/lock; flock 9; echo held >/v/state; while [ ! -e /v/pass ]; do sleep 0.1; done; echo first >>/v/order; flock -u 9; sleep 1000' >/dev/null
+wait_for podman exec l test -e /v/state; podman run --rm -v vol:/v bb sh -c 'flock -n /v/lock true; echo $?; touch /v/pass; flock /v/lock sh -c "echo second >>/v/order"; cat /v/order'; podman rm -f -t 0 l`},
 	{name: "prune", full: true, script: "podman create --name p bb true >/dev/null; podman container prune -f | wc -l; podman ps -aq"},
 }
 
