@@ -18,17 +18,57 @@ import (
 	"github.com/govmm/govmm/testhost/need"
 )
 
-// clientName has this test binary be a client of a Unix socket, inside a container: busybox has none.
+// clientName has this test binary be what busybox has not, inside a container: a client of a Unix socket, and a holder of locks.
 const clientName = "/client"
 
 func TestMain(m *testing.M) {
 	if os.Args[0] != clientName {
 		os.Exit(m.Run())
 	}
-	if err := client(os.Args[1], os.Args[2]); err != nil {
+	work := func() error { return client(os.Args[1], os.Args[2]) }
+	switch os.Args[1] {
+	case "lock":
+		work = func() error { return lockAndRun(os.Args[2], os.Args[3:]) }
+	case "try-lock":
+		work = func() error { return tryLock(os.Args[2]) }
+	}
+	if err := work(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// lockAndRun holds a file's lock while a command runs.
+func lockAndRun(path string, command []string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// tryLock says whether somebody holds a file's lock.
+func tryLock(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err {
+	case nil:
+		fmt.Println("free")
+	case unix.EWOULDBLOCK:
+		fmt.Println("held")
+	default:
+		return err
+	}
+	return nil
 }
 
 // client sends standard input to a socket: as a stream, whose answer it shows, or each line as a datagram.

@@ -22,14 +22,19 @@ func inGuest(t *testing.T) string {
 }
 
 // copySelf copies the test binary to dir.
-func copySelf(t *testing.T, dir string) {
+func copySelf(t *testing.T, dir string) { copyTo(t, filepath.Join(dir, "e2e.test")) }
+
+// copyClient puts what busybox has not into a directory from which containers mount it as clientName.
+func copyClient(t *testing.T, dir string) { copyTo(t, filepath.Join(dir, clientName)) }
+
+func copyTo(t *testing.T, path string) {
 	t.Helper()
 	in, err := os.Open("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	out, err := os.OpenFile(filepath.Join(dir, "e2e.test"), os.O_CREATE|os.O_WRONLY, 0o755)
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
 	if err != nil {
 		t.Fatal(err)
 	}

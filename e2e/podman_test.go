@@ -169,8 +169,8 @@ podman build -q --network none -t made b >/dev/null; podman run --rm made`},
 podman run --rm --security-opt seccomp=$PWD/s.json bb mkdir /tmp/a; podman run --rm --security-opt seccomp=unconfined bb grep ^Seccomp: /proc/self/status`},
 	{name: "143", full: true, script: `podman run -d --name t bb sh -c 'trap "exit 143" TERM; while :; do sleep 0.1; done' >/dev/null; wait_for podman exec t true; podman stop -t 20 t; podman wait t; podman rm t`},
 	{name: "checkpoint", full: true, script: "podman run -d --name x bb sleep 1000 >/dev/null; podman container checkpoint x >/dev/null 2>&1; echo $?; podman inspect x --format '{{.State.Status}}'; podman rm -f -t 0 x"},
-	{name: "locks between containers", full: true, script: `podman run -d --name l -v vol:/v bb sh -c 'exec 9>/v/lock; flock 9; echo held >/v/state; while [ ! -e /v/pass ]; do sleep 0.1; done; echo first >>/v/order; flock -u 9; sleep 1000' >/dev/null
-wait_for podman exec l test -e /v/state; podman run --rm -v vol:/v bb sh -c 'flock -n /v/lock true; echo $?; touch /v/pass; flock /v/lock sh -c "echo second >>/v/order"; cat /v/order'; podman rm -f -t 0 l`},
+	{name: "locks between containers", full: true, script: `podman run -d --name l -v vol:/v -v $BIN/client:/client bb sh -c 'touch /v/lock; /client lock /v/lock sh -c "touch /v/held; while [ ! -e /v/pass ]; do sleep 0.1; done; echo first >>/v/order"; sleep 1000' >/dev/null
+wait_for podman exec l test -e /v/held; podman run --rm -v vol:/v -v $BIN/client:/client bb sh -c '/client try-lock /v/lock; touch /v/pass; /client lock /v/lock sh -c "echo second >>/v/order"; cat /v/order'; podman rm -f -t 0 l`},
 	{name: "prune", full: true, script: "podman create --name p bb true >/dev/null; podman container prune -f | wc -l; podman ps -aq"},
 }
 
@@ -180,5 +180,6 @@ func TestPodman(t *testing.T) {
 	dir := scratch(t)
 	image := busyboxImage(t, dir)
 	bin := localCopies(t, dir, "podman", "conmon", "runc", binary(t, "govmm-run"))
+	copyClient(t, bin)
 	compareSteps(t, newPodman(t, dir, bin, "runc", image), newPodman(t, dir, bin, "govmm-run", image), podmanSteps)
 }
