@@ -245,8 +245,8 @@ func (r *rt) configure(dir string, edit func(*specs.Spec), args ...string) {
 	}
 }
 
-// fewCPUs gives a guest whose test does not care one CPU in the test host: its emulation of AMD-V corrupts guests of several when
-// they are busy (they reset themselves, or KVM finds no instruction where one was). Tests that are about CPUs ask for some.
+// fewCPUs gives a guest whose test does not care one CPU in the test host: vCPUs that wait for each other there take turns on one
+// emulated CPU. Tests that are about CPUs ask for some.
 func fewCPUs(spec *specs.Spec) {
 	if os.Getenv("GOVMM_TESTHOST") == "" || spec.Linux.Resources != nil && spec.Linux.Resources.CPU != nil {
 		return
