@@ -43,3 +43,14 @@ func CPUState(t *testing.T, v *VM, id int) (kvm.Regs, kvm.Sregs) {
 	}
 	return regs, sregs
 }
+
+// Queues returns the number of virtqueues that KVM notifies.
+func Queues(v *VM) int {
+	v.life.Lock()
+	defer v.life.Unlock()
+	n := 0
+	for _, s := range v.slots {
+		n += len(s.events)
+	}
+	return n
+}

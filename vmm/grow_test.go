@@ -101,3 +101,31 @@ func TestGrowRegion(t *testing.T) {
 		}
 	}
 }
+
+// TestAttachMemory puts the devices for memory into a VM that runs, once, and not into one that has ended.
+func TestAttachMemory(t *testing.T) {
+	vmmtest.NeedKVM(t)
+	vm, err := vmm.New(vmm.Config{Memory: 16 << 20, MaxMemory: 1 << 30, Balloon: true, LateMemory: true, Kernel: vmmtest.Kernel(vmmtest.Spin)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- vm.Run(t.Context()) }()
+	for range 2 {
+		if err := vm.AttachMemory(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := vmm.Queues(vm); n != 1+5 {
+		t.Errorf("%d queues are served, want virtio-mem's and the balloon's", n)
+	}
+	if err := vm.SetMemory(512 << 20); err != nil {
+		t.Error(err)
+	}
+	vm.Close()
+	<-ended
+	if err := vm.AttachMemory(); err == nil {
+		t.Error("a VM that has ended got devices")
+	}
+}
