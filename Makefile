@@ -39,8 +39,8 @@ guestkernel: ## build the guest kernel from Debian's sources (cached by the hash
 testhost: ## run CMD='...' (or a shell) in the test host: a Debian machine with real KVM under emulation
 	@$(GO) run ./testhost $${TESTHOST_CMD:+-- "$$TESTHOST_CMD"}
 
-man: ## write the man pages of govmm-run to build/man
-	@$(GO) run -tags man ./cmd/govmm-run build/man
+man: ## write the man pages of both programs to build/man
+	@GO=$(GO) VERSION='$(VERSION)' scripts/man
 
 install: build ## install the two binaries to PREFIX/bin (default /usr/local)
 	install -D -m 0755 bin/govmm-run $(DESTDIR)$(PREFIX)/bin/govmm-run

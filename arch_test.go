@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 	"testhost/...":      {"testhost/...", "kvm/hostprobe"},
 	"bench/...":         {"bench/..."},
 	"e2e":               {},
+	"packaging/man":     {},
 }
 
 // parsers are the packages that parse what a guest or a user's image says. They open no files, make no system calls and

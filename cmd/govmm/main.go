@@ -16,6 +16,13 @@ import (
 )
 
 func main() {
+	if err := rootCommand().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "govmm:", err)
+		os.Exit(1)
+	}
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "govmm",
 		Short: "boot Linux in a micro-VM",
@@ -28,8 +35,5 @@ For containers, see govmm-run.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(bootCommand())
-	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "govmm:", err)
-		os.Exit(1)
-	}
+	return root
 }
