@@ -3,14 +3,14 @@ export CGO_ENABLED = 0
 GO       ?= go
 PREFIX   ?= /usr/local
 FUZZTIME ?= 30s
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+VERSION  := $(shell git describe --tags --always --abbrev=10 --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -s -w -X github.com/govmm/govmm/runtime/version.Version=$(VERSION)
 # CMD reaches the test host as it was typed: neither make nor a shell expands it on the way.
 unexport CMD
 export TESTHOST_CMD = $(value CMD)
 
 .DEFAULT_GOAL := help
-.PHONY: build run test engines lint fuzz bench guestkernel install clean help testhost man
+.PHONY: build run test engines lint fuzz bench guestkernel install deb clean help testhost man
 
 build: ## build bin/govmm-run and bin/govmm: static, with guest kernel and PID 1 inside
 	@GO=$(GO) LDFLAGS='$(LDFLAGS)' scripts/build
@@ -42,9 +42,11 @@ testhost: ## run CMD='...' (or a shell) in the test host: a Debian machine with 
 man: ## write the man pages of both programs to build/man
 	@GO=$(GO) VERSION='$(VERSION)' scripts/man
 
-install: build ## install the two binaries to PREFIX/bin (default /usr/local)
-	install -D -m 0755 bin/govmm-run $(DESTDIR)$(PREFIX)/bin/govmm-run
-	install -D -m 0755 bin/govmm $(DESTDIR)$(PREFIX)/bin/govmm
+install: build man ## install programs, man pages, completions and engines' snippets below PREFIX (default /usr/local)
+	@scripts/install '$(PREFIX)' '$(DESTDIR)'
+
+deb: build man ## make a Debian package in build/
+	@GO=$(GO) scripts/deb
 
 clean: ## remove what was built in this tree (caches outside it stay)
 	rm -rf bin build

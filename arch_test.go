@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 	"testhost/...":      {"testhost/...", "kvm/hostprobe"},
 	"bench/...":         {"bench/..."},
 	"e2e":               {},
+	"packaging":         {},
 	"packaging/man":     {},
 }
 

@@ -21,6 +21,7 @@ const (
 	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
 	Programs     = "programs" // what scripts/test installs, and scripts/engines for its own tests
 	Engines      = "engines"  // podman, containerd and docker, and the hour that their tables take: scripts/engines
+	Lintian      = "lintian"  // Debian's judge of packages: scripts/engines
 	DirtyRing    = "dirty-ring"
 	TSCOffset    = "tsc-offset"
 	HugePages    = "huge-pages" // transparent ones
