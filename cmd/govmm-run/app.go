@@ -67,7 +67,27 @@ func (a *app) command() *cobra.Command {
 		a.stateCommand(), a.listCommand(), a.psCommand(), a.eventsCommand(),
 		a.specCommand(), featuresCommand(), checkCommand(), versionCommand(),
 	)
+	for _, cmd := range root.Commands() {
+		cmd.ValidArgsFunction = a.completeArgument
+	}
 	return root
+}
+
+// completeArgument offers shells the ids of containers for a command's first argument, where it is an id that exists.
+func (a *app) completeArgument(cmd *cobra.Command, args []string, _ string) (ids []string, what cobra.ShellCompDirective) {
+	known := []string{"start", "state", "kill", "delete", "pause", "resume", "update", "exec", "ps", "events"}
+	if len(args) > 0 || !slices.Contains(known, cmd.Name()) {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	store, err := container.NewStore(a.root)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	all, _ := store.List() // what cannot be read is left out
+	for _, c := range all {
+		ids = append(ids, c.State.ID)
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
 }
 
 func versionText() string {

@@ -287,6 +287,16 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%s: status %d, %q, %d bytes", shell, res.status, res.err, len(res.out))
 		}
 	}
+	c := newCLI(t)
+	for _, id := range []string{"web", "db"} {
+		c.record(id, func(*container.State) {})
+	}
+	for args, want := range map[string]string{"kill": "db\nweb\n:4\n", "exec": "db\nweb\n:4\n", "kill web": ":4\n", "create": ":4\n", "list": ":4\n"} {
+		res := c.run(append([]string{"__complete"}, append(strings.Fields(args), "")...)...)
+		if out := res.out; out != want {
+			t.Errorf("%s completes to %q, want %q", args, out, want)
+		}
+	}
 }
 
 func TestVersion(t *testing.T) {
