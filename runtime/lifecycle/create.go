@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"os"
@@ -208,21 +207,24 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 // handOver records the container and lets its monitor live without this process, unless ctx ends before.
 func (c *created) handOver(ctx context.Context, sync *control.Conn, pidFile string) error {
 	err := c.record(pidFile)
-	if ctx.Err() == nil && err == nil {
-		return sync.Send(control.Request{})
-	}
-	if pidFile != "" && err == nil {
-		_ = os.Remove(pidFile)
+	recorded := err == nil
+	if recorded && ctx.Err() == nil {
+		if err = sync.Send(control.Request{}); err != nil {
+			err = startError(err)
+		}
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
+	}
+	if err != nil && recorded && pidFile != "" {
+		_ = os.Remove(pidFile)
 	}
 	return err
 }
 
 // startError adds runc's words to what the monitor reported, or says what an end without a report means.
 func startError(err error) error {
-	if errors.Is(err, io.EOF) {
+	if gone(err) {
 		return errors.New("unable to start container process: the monitor ended without a word: look for its message on standard error")
 	}
 	return fmt.Errorf("unable to start container process: %w", err)
