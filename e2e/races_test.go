@@ -116,6 +116,39 @@ func TestCreateKilled(t *testing.T) {
 	check()
 }
 
+// TestHalfDone has the states that a start, a pause and a resume leave behind when they are killed between recording and doing: the
+// same call once more does it.
+func TestHalfDone(t *testing.T) {
+	r := newRuntime(t)
+	check := r.leftovers(t)
+	id, state := r.id(), ""
+	edit := func(old, new string) {
+		t.Helper()
+		b, err := os.ReadFile(state)
+		if err != nil || !strings.Contains(string(b), old) {
+			t.Fatalf("%v; no %s in %s", err, old, b)
+		}
+		writeFile(t, state, strings.Replace(string(b), old, new, 1))
+	}
+	r.run("create", "--bundle", r.sh("echo begun >/tmp/begun; "+forever), id).want(t, 0, "", "")
+	state = filepath.Join(r.root, id, "state.json")
+	edit(`"started":false`, `"started":true`)
+	r.run("start", id).want(t, 0, "", "")
+	r.run("start", id).want(t, 1, "", "cannot start an already running container")
+	r.run("exec", id, "/bin/sh", "-c", "until cat /tmp/begun; do sleep 0.1; done").want(t, 0, "begun\n", "")
+
+	edit(`"paused":false`, `"paused":true`)
+	r.run("resume", id).want(t, 0, "", "")
+	r.run("state", id).want(t, 0, `"status": "running"`, "")
+	r.run("pause", id).want(t, 0, "", "")
+	edit(`"paused":true`, `"paused":false`)
+	r.run("resume", id).want(t, 0, "", "")
+	r.run("resume", id).want(t, 1, "", "container not paused")
+	r.run("exec", id, "/bin/true").want(t, 0, "", "")
+	r.run("delete", "--force", id).want(t, 0, "", "")
+	check()
+}
+
 // TestRunInterrupted is a user's Ctrl-C while the guest boots.
 func TestRunInterrupted(t *testing.T) {
 	r := newRuntime(t)

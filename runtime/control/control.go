@@ -44,8 +44,12 @@ const (
 	OpResize Op = "resize" // on the connection of an exec: its terminal's size
 )
 
-// ErrNotRunning is a reply's error from a monitor whose container's process has ended; the words are runc's.
-var ErrNotRunning = errors.New("container not running")
+// Errors of replies: the container's process has ended, has begun already, is not paused. The words are runc's.
+var (
+	ErrNotRunning     = errors.New("container not running")
+	ErrAlreadyRunning = errors.New("cannot start an already running container")
+	ErrNotPaused      = errors.New("container not paused")
+)
 
 // Request is what a caller sends.
 type Request struct {
@@ -91,11 +95,13 @@ type Reply struct {
 
 // Err returns the error that the reply carries.
 func (r *Reply) Err() error {
-	switch r.Error {
-	case "":
+	if r.Error == "" {
 		return nil
-	case ErrNotRunning.Error():
-		return ErrNotRunning
+	}
+	for _, known := range []error{ErrNotRunning, ErrAlreadyRunning, ErrNotPaused} {
+		if r.Error == known.Error() {
+			return known
+		}
 	}
 	return errors.New(r.Error)
 }

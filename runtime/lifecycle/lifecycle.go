@@ -20,8 +20,8 @@ import (
 // The refusals that engines and people know from runc.
 var (
 	ErrNotRunning     = control.ErrNotRunning
-	ErrNotPaused      = errors.New("container not paused")
-	ErrAlreadyRunning = errors.New("cannot start an already running container")
+	ErrNotPaused      = control.ErrNotPaused
+	ErrAlreadyRunning = control.ErrAlreadyRunning
 	ErrHasStopped     = errors.New("cannot start a container that has stopped")
 )
 
@@ -74,7 +74,11 @@ func (r *Runtime) Start(id string) error {
 		case container.Stopped:
 			return ErrHasStopped
 		case container.Running:
-			return ErrAlreadyRunning
+			// A start that was killed may have recorded what it did not do any more: the monitor knows.
+			if _, err := call(c, control.Request{Op: control.OpStart}); err != nil {
+				return ErrAlreadyRunning
+			}
+			return r.poststart(c)
 		default:
 			return fmt.Errorf("cannot start a container in the %s state", s)
 		}
@@ -253,11 +257,15 @@ func (r *Runtime) Resume(id string) error {
 
 func (r *Runtime) setPaused(id string, want container.Status, op control.Op, paused bool, refusal error) error {
 	return r.locked(id, func(c *container.Container) error {
-		s := c.Status()
-		if s == container.Created && paused {
-			s = want // runc pauses a created container too
-		}
-		if s != want {
+		switch s := c.Status(); {
+		case s == container.Created && paused: // as runc does
+		case !paused && (s == container.Created || s == container.Running):
+			// As in Start: after a resume that was killed the monitor alone knows of the pause.
+			if _, err := call(c, control.Request{Op: op}); err != nil {
+				return refusal
+			}
+			return nil
+		case s != want:
 			return refusal
 		}
 		// Recorded first: without room for the new state the old one goes on being true.
@@ -265,7 +273,7 @@ func (r *Runtime) setPaused(id string, want container.Status, op control.Op, pau
 		if err := c.Save(); err != nil {
 			return err
 		}
-		if _, err := call(c, control.Request{Op: op}); err != nil {
+		if _, err := call(c, control.Request{Op: op}); err != nil && !errors.Is(err, ErrNotPaused) {
 			c.State.Paused = !paused
 			_ = c.Save()
 			return notRunning(c, err)

@@ -82,13 +82,7 @@ func (m *monitor) answer(c *control.Conn) {
 func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 	switch r.Op {
 	case control.OpStart:
-		// Once more: some engines attach the network between create and start.
-		if err := oci.CheckLinks(namespace.Links()); err != nil {
-			return err
-		}
-		err := m.guest.Start(m.cfg.ID)
-		m.phases.end(phaseStart)
-		return err
+		return m.start()
 	case control.OpKill:
 		return m.kill(unix.Signal(r.Signal), r.All)
 	case control.OpPause:
@@ -115,6 +109,21 @@ func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 		return err
 	}
 	return fmt.Errorf("unknown request %q", r.Op)
+}
+
+// start lets the container's process go.
+func (m *monitor) start() error {
+	if m.started.Load() {
+		return control.ErrAlreadyRunning
+	}
+	// Once more: some engines attach the network between create and start.
+	if err := oci.CheckLinks(namespace.Links()); err != nil {
+		return err
+	}
+	err := m.guest.Start(m.cfg.ID)
+	m.started.Store(err == nil)
+	m.phases.end(phaseStart)
+	return err
 }
 
 // kill signals the container's process, or all of them. A paused guest gets the signal when it is resumed, but for

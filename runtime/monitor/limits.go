@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/oci"
 )
 
@@ -45,7 +46,9 @@ func (m *monitor) pause() error {
 func (m *monitor) resume() error {
 	m.limits.mu.Lock()
 	defer m.limits.mu.Unlock()
-	m.paused.Store(false)
+	if !m.paused.Swap(false) {
+		return control.ErrNotPaused
+	}
 	m.vm.Resume()
 	if u := m.limits.pending; u != nil {
 		m.limits.pending = nil

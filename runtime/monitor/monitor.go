@@ -56,6 +56,7 @@ type monitor struct {
 	init    *process
 	signals chan os.Signal
 	ending  atomic.Bool // the container's process has ended
+	started atomic.Bool // the container's process was let go
 	paused  atomic.Bool
 	limits  limits
 	attach  sync.Once // the devices for memory
