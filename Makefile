@@ -10,7 +10,7 @@ unexport CMD
 export TESTHOST_CMD = $(value CMD)
 
 .DEFAULT_GOAL := help
-.PHONY: build run test engines lint fuzz bench guestkernel install deb clean help testhost man
+.PHONY: build run test engines soak lint fuzz bench guestkernel install deb clean help testhost man
 
 build: ## build bin/govmm-run and bin/govmm: static, with guest kernel and PID 1 inside
 	@GO=$(GO) LDFLAGS='$(LDFLAGS)' scripts/build
@@ -26,6 +26,9 @@ lint: ## gofmt, go vet, staticcheck and the project's own rules
 
 engines: build ## drive podman, containerd and docker with runc and with govmm-run, and compare
 	@GO=$(GO) scripts/engines
+
+soak: build ## kill 300 containers and 30 of podman's in all states, and look for what is left
+	@GO=$(GO) scripts/soak
 
 fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 	@GO=$(GO) scripts/fuzz $(FUZZTIME)
