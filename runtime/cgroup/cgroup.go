@@ -311,7 +311,11 @@ func (g *Group) Stats() (*cgroups.Stats, error) {
 	return m.Stats(&cgroups.StatsOptions{Controllers: cgroups.CPU | cgroups.CPUSet | cgroups.IO | cgroups.HugeTLB})
 }
 
-// Remove removes the cgroup, which is empty once its processes are reaped, and waits a little for that; then the
+// patience is how long Remove waits for processes that are ending: a VM with much memory takes a while, as does the monitor of a
+// create that was killed, until it notices.
+const patience = 5 * time.Second
+
+// Remove removes the cgroup, which is empty once its processes have ended with all their threads, and waits for that; then the
 // directories above it that were made with it. One that is gone is no error; nor is a nil Group.
 func (g *Group) Remove() error {
 	switch {
@@ -323,12 +327,8 @@ func (g *Group) Remove() error {
 		return nil
 	}
 	err := unix.Rmdir(g.Dir)
-	for range 50 {
-		if !errors.Is(err, unix.EBUSY) {
-			break
-		}
+	for end := time.Now().Add(patience); errors.Is(err, unix.EBUSY) && time.Now().Before(end); err = unix.Rmdir(g.Dir) {
 		time.Sleep(10 * time.Millisecond)
-		err = unix.Rmdir(g.Dir)
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove cgroup %s: %w", g.Dir, err)

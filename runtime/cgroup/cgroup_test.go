@@ -121,6 +121,12 @@ func TestInUse(t *testing.T) {
 	if err := g.Remove(); err == nil || !strings.Contains(err.Error(), "busy: device or resource busy") {
 		t.Errorf("remove with a process in it: %v", err)
 	}
+	// One that ends meanwhile is waited for.
+	time.AfterFunc(patience/4, func() { _ = cmd.Process.Kill() })
+	go func() { _ = cmd.Wait() }()
+	if err := g.Remove(); err != nil {
+		t.Errorf("remove while its process ends: %v", err)
+	}
 }
 
 func TestRootIsRefused(t *testing.T) {
