@@ -169,7 +169,7 @@ func compareSteps(t *testing.T, reference, ours *engine, steps []step) {
 			}
 			if s.differs != "" {
 				if !regexp.MustCompile(s.want).MatchString(got[i].text) {
-					t.Errorf("%s\n%swant a match of %q (under runc, %s: %s)", s.script, got[i].text, s.want, s.differs, want[i].text)
+					t.Errorf("%s\n%swant a match of %q (under runc %s; %s)", s.script, got[i].text, s.want, s.differs, want[i].text)
 				}
 				return
 			}

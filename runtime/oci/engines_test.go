@@ -42,7 +42,9 @@ func newHost(t testing.TB) host {
 	// What engines bind on /dev/shm is a tmpfs on their machine, of podman's and docker's size.
 	old := tmpfsSize
 	tmpfsSize = func(string) (uint64, bool) { return 65536000, true }
-	t.Cleanup(func() { tmpfsSize = old })
+	oldMemory := hostMemory
+	hostMemory = func() uint64 { return 8 << 30 }
+	t.Cleanup(func() { tmpfsSize, hostMemory = old, oldMemory })
 	return h
 }
 

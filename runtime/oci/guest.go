@@ -57,6 +57,9 @@ func guestMount(id string, i int, spec specs.Mount) (agent.Mount, error) {
 	if m.Bind {
 		source = "/" + ExportName(id, i+1)
 	}
+	if m.Type == "tmpfs" && !m.Bind {
+		m.Data = withSize(m.Data)
+	}
 	return agent.Mount{
 		Bind: m.Bind, Recursive: m.Recursive, CopyUp: m.CopyUp,
 		Source: source, Target: m.Target, Type: m.Type,
@@ -64,6 +67,21 @@ func guestMount(id string, i int, spec specs.Mount) (agent.Mount, error) {
 		RecAttrSet: m.RecursiveAttr, RecAttrClear: m.RecursiveClear,
 		Propagation: uint64(m.Propagation), Data: m.Data,
 	}, nil
+}
+
+// withSize gives a tmpfs without a size the one that it has under runc: half of the host's memory, not of the RAM with which its guest
+// starts. What it may really hold is the container's limit to say.
+func withSize(data string) string {
+	for _, o := range strings.Split(data, ",") {
+		if name, _, _ := strings.Cut(o, "="); name == "size" || name == "nr_blocks" {
+			return data
+		}
+	}
+	size := fmt.Sprintf("size=%dk", hostMemory()/2>>10)
+	if data == "" {
+		return size
+	}
+	return data + "," + size
 }
 
 // value is 0, "leave it", for what the config does not say.

@@ -96,7 +96,7 @@ func AsksForMemory(spec *specs.Spec) bool {
 func HostRAM() uint64 { return min(hostMemory(), 1<<45) &^ (pageSize - 1) }
 
 // hostMemory returns how much memory this machine has, in bytes.
-func hostMemory() uint64 {
+var hostMemory = func() uint64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 1 << 46
