@@ -119,8 +119,12 @@ type outcome struct {
 	taken time.Duration
 }
 
-// chosen leaves out what is not for every day.
+// chosen leaves out what is not for every day, or what GOVMM_STEPS does not match.
 func chosen(steps []step) []step {
+	if wanted := os.Getenv("GOVMM_STEPS"); wanted != "" {
+		re := regexp.MustCompile(wanted)
+		return slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return !re.MatchString(s.name) })
+	}
 	if os.Getenv("GOVMM_FULL") != "" {
 		return steps
 	}
