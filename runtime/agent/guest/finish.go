@@ -29,14 +29,15 @@ func (e *execution) finish() error {
 		return err
 	}
 	e.env = environment(e.p)
+	// Before any filter: profiles that are older than close_range refuse it.
+	if err := closeOthers(); err != nil {
+		return err
+	}
 	if !e.p.NoNewPrivileges {
 		// Without no_new_privs a filter needs CAP_SYS_ADMIN, which may be gone later.
 		if err := e.installSeccomp(); err != nil {
 			return err
 		}
-	}
-	if err := closeOthers(); err != nil {
-		return err
 	}
 	unix.Umask(int(e.p.Umask & 0o777))
 	if err := e.become(); err != nil {

@@ -302,6 +302,9 @@ func TestSeccomp(t *testing.T) {
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, JF: 1, K: unix.SYS_MKDIR},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EXDEV)},
+		// A profile from before Linux 5.9.
+		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, JF: 1, K: unix.SYS_CLOSE_RANGE},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
 	for _, nnp := range []bool{false, true} {
