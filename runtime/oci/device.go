@@ -57,6 +57,21 @@ func hasDriver(d specs.LinuxDevice) bool {
 	return false
 }
 
+// onHost says whether this machine has a character device of that number: it knows it, or has the node itself, behind which a
+// driver may be loaded when it is opened. A test replaces it.
+var onHost = func(d specs.LinuxDevice) bool {
+	if _, err := os.Lstat(fmt.Sprintf("/sys/dev/char/%d:%d", d.Major, d.Minor)); err == nil {
+		return true
+	}
+	var st unix.Stat_t
+	return unix.Stat(d.Path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+}
+
+// canMake says whether a node in the guest is what it would be on the host: one that has a driver there, or none on either.
+func canMake(d specs.LinuxDevice) bool {
+	return hasDriver(d) || deviceKinds[d.Type] == unix.S_IFCHR && !onHost(d)
+}
+
 // privileged says whether the devices were listed wholesale, as engines' --privileged does with all that the host has:
 // then access to all devices is allowed too.
 func privileged(l *specs.Linux) bool {
@@ -76,7 +91,7 @@ func checkDevices(l *specs.Linux) error {
 		if err := checkDevice(d); err != nil {
 			return fmt.Errorf("linux.devices[%d]: %w", i, err)
 		}
-		if hasDriver(d) || privileged(l) {
+		if canMake(d) || privileged(l) {
 			continue
 		}
 		if deviceKinds[d.Type] == unix.S_IFBLK {
@@ -163,7 +178,7 @@ func guestDeviceList(l *specs.Linux) []agent.Device {
 	}
 	var out []agent.Device
 	for _, d := range l.Devices {
-		if !hasDriver(d) && (deviceKinds[d.Type] != unix.S_IFBLK || privileged(l)) {
+		if !canMake(d) && (deviceKinds[d.Type] != unix.S_IFBLK || privileged(l)) {
 			continue
 		}
 		node := agent.Device{Path: filepath.Clean(d.Path)}
@@ -191,7 +206,7 @@ func guestDeviceList(l *specs.Linux) []agent.Device {
 func skippedDevices(l *specs.Linux) []string {
 	var out []string
 	for _, d := range l.Devices {
-		if privileged(l) && !hasDriver(d) {
+		if privileged(l) && !canMake(d) {
 			out = append(out, d.Path)
 		}
 	}

@@ -45,6 +45,7 @@ func newHost(t testing.TB) host {
 	oldMemory := hostMemory
 	hostMemory = func() uint64 { return 8 << 30 }
 	t.Cleanup(func() { tmpfsSize, hostMemory = old, oldMemory })
+	hostHasAll(t)
 	return h
 }
 

@@ -81,6 +81,7 @@ func TestProcessFieldsRefused(t *testing.T) {
 
 // TestIgnored has what engines fill in on some hosts, and what is meant for other systems.
 func TestIgnored(t *testing.T) {
+	hostHasAll(t)
 	dir := bundle(t, func(s *specs.Spec) {
 		s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "docker-default", "a", "b"
 		s.Process.User.Username, s.Process.CommandLine = "u", "c"
@@ -113,7 +114,33 @@ linux.devices that the guest has no driver for: /dev/sda` {
 	}
 }
 
+// hostHasAll has the host know every device of a config, as the machine did for which an engine wrote it.
+func hostHasAll(t testing.TB) {
+	t.Helper()
+	old := onHost
+	onHost = func(specs.LinuxDevice) bool { return true }
+	t.Cleanup(func() { onHost = old })
+}
+
+// TestNobodysDevice makes nodes behind which neither the host nor the guest has a device.
+func TestNobodysDevice(t *testing.T) {
+	l := &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/test1", Type: "c", Major: 10, Minor: 666}, {Path: "/dev/test2", Type: "b", Major: 8, Minor: 666}}}
+	if err := checkDevices(l); err != nil || len(guestDeviceList(l)) != 2 || len(skippedDevices(l)) != 0 {
+		t.Errorf("%v: %v is made, %v not", err, guestDeviceList(l), skippedDevices(l))
+	}
+	for _, d := range []specs.LinuxDevice{{Path: "/x", Type: "c", Major: 1, Minor: 3}, {Path: "/dev/null", Type: "u", Major: 1, Minor: 3}} {
+		if !onHost(d) {
+			t.Errorf("%v is not on the host", d)
+		}
+	}
+	hostHasAll(t)
+	if err := checkDevices(l); err == nil {
+		t.Error("a device that the host has and the guest has not is made")
+	}
+}
+
 func TestDevices(t *testing.T) {
+	hostHasAll(t)
 	mode, own := deviceMode(0o20644), uint32(7)
 	spec := Example()
 	spec.Linux.Devices = []specs.LinuxDevice{
