@@ -101,6 +101,9 @@ func Validate(spec *specs.Spec) error {
 	if err := checkLinux(spec.Linux); err != nil {
 		return err
 	}
+	if err := checkPropagation(spec.Mounts, spec.Linux.RootfsPropagation); err != nil {
+		return err
+	}
 	if err := checkNamespaces(spec); err != nil {
 		return err
 	}

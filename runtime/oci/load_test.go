@@ -287,6 +287,7 @@ func TestLoadRefuses(t *testing.T) {
 		}, "duplicated ns"},
 		{"rlimit", func(s *specs.Spec) { s.Process.Rlimits[0].Type = "RLIMIT_LUCK" }, "invalid rlimit type: RLIMIT_LUCK"},
 		{"shared propagation", func(s *specs.Spec) {
+			s.Linux.RootfsPropagation = "rshared"
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/tmp", Options: []string{"rshared"}})
 		}, "cannot cross the boundary of a VM"},
 		{"bind with data", func(s *specs.Spec) {

@@ -135,8 +135,6 @@ func ParseMount(m specs.Mount) (Mount, error) {
 			out.Recursive = true
 		case o == "tmpcopyup":
 			out.CopyUp = true
-		case out.Bind && (o == "shared" || o == "rshared"):
-			return Mount{}, fmt.Errorf("propagation %q cannot cross the boundary of a VM: use rprivate or rslave", o)
 		case o == "idmap" || o == "ridmap":
 			return Mount{}, fmt.Errorf("option %q is not supported yet", o)
 		case o == "remount":
@@ -157,6 +155,21 @@ func ParseMount(m specs.Mount) (Mount, error) {
 		return Mount{}, fmt.Errorf("option tmpcopyup is for tmpfs only")
 	}
 	return out, nil
+}
+
+// checkPropagation refuses a bind mount that is to pass the container's mounts on to the host. Where the root does not propagate to the
+// host either, which is how engines ask for it, a shared mount is one in the container alone, with runc too.
+func checkPropagation(mounts []specs.Mount, root string) error {
+	if propagations[root]&unix.MS_SHARED == 0 {
+		return nil
+	}
+	for _, m := range mounts {
+		p, err := ParseMount(m)
+		if err == nil && p.Bind && p.Propagation&unix.MS_SHARED != 0 {
+			return fmt.Errorf("mount %s: shared propagation under a shared root cannot cross the boundary of a VM: use rprivate or rslave", m.Destination)
+		}
+	}
+	return nil
 }
 
 // setFlag applies one flag option; it reports false for what is not a flag.

@@ -267,7 +267,7 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 	for o, want := range map[string]string{
-		"idmap": `"idmap" is not supported yet`, "ridmap": `"ridmap" is not supported yet`, "remount": "remount is not supported", "rshared": "boundary of a VM",
+		"idmap": `"idmap" is not supported yet`, "ridmap": `"ridmap" is not supported yet`, "remount": "remount is not supported",
 	} {
 		m := specs.Mount{Destination: "/x", Type: "bind", Source: "/tmp", Options: []string{"rbind", o}}
 		if _, err := ParseMount(m); err == nil || !strings.Contains(err.Error(), want) {

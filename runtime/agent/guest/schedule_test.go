@@ -57,18 +57,20 @@ func TestExecScheduling(t *testing.T) {
 	}
 }
 
-// TestPropagation has each propagation of the root in mountinfo's optional fields.
+// TestPropagation has each propagation of the root, and of a bind mount, in mountinfo's optional fields.
 func TestPropagation(t *testing.T) {
 	f := start(t)
+	f.export("1", map[string]string{"file": ""})
 	for _, tt := range []struct {
 		flags uint64
 		want  string
 	}{
-		{0, "-"}, {unix.MS_PRIVATE | unix.MS_REC, "-"}, {unix.MS_SLAVE, "-"}, {unix.MS_SHARED, "shared:"}, {unix.MS_UNBINDABLE | unix.MS_REC, "unbindable"},
+		{0, "-"}, {unix.MS_PRIVATE | unix.MS_REC, "-"}, {unix.MS_SLAVE, "-"}, {unix.MS_SHARED, "shared"}, {unix.MS_UNBINDABLE | unix.MS_REC, "unbindable"},
 	} {
-		m := f.spec("sh", "-c", "while read a b c d point f optional rest; do [ $point = / ] && echo $optional; done < /proc/self/mountinfo")
+		m := f.spec("sh", "-c", "while read a b c d point f optional rest; do case $point in / | /vol) echo $point ${optional%%:*} ;; esac; done < /proc/self/mountinfo")
 		m.Rootfs.Propagation = tt.flags
-		if got := f.run(m, nil); !strings.HasPrefix(got.stdout, tt.want) || got.stderr != "" {
+		m.Mounts = append(m.Mounts, agent.Mount{Bind: true, Source: "/c/1", Target: "/vol", Propagation: tt.flags})
+		if got := f.run(m, nil); got.stdout != "/ "+tt.want+"\n/vol "+tt.want+"\n" || got.stderr != "" {
 			t.Errorf("%#x: got %+v, want %s", tt.flags, got, tt.want)
 		}
 	}
