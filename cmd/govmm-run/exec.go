@@ -21,7 +21,7 @@ import (
 // execFlags are the flags that change the container's own process for an exec.
 type execFlags struct {
 	process, cwd, user string
-	env, caps          []string
+	env, caps, cgroups []string
 	groups             []int
 	tty, noNewPrivs    bool
 }
@@ -50,6 +50,7 @@ func (a *app) execCommand() *cobra.Command {
 	f.StringVar(&o.PIDFile, "pid-file", "", "file for the process id that stands for the process on the host")
 	f.StringVar(&o.ConsoleSocket, "console-socket", "", "Unix socket that receives the terminal's master")
 	f.BoolVar(&o.IgnorePaused, "ignore-paused", false, "do not refuse a paused container: wait until it is resumed")
+	f.StringArrayVar(&e.cgroups, "cgroup", nil, "cgroup to run in, below the container's")
 	f.Int("preserve-fds", 0, "refused unless 0: descriptors cannot be passed into a VM")
 	cmd.RunE = a.withRuntime(func(r *lifecycle.Runtime, args []string) error {
 		if err := checkPreserveFDs(cmd); err != nil {
@@ -65,6 +66,9 @@ func (a *app) execCommand() *cobra.Command {
 			return lifecycle.ExecFailed(err)
 		}
 		o.Process = p
+		if o.Cgroup, err = subCgroup(e.cgroups); err != nil {
+			return lifecycle.ExecFailed(err)
+		}
 		a.status, err = r.Exec(o)
 		return err
 	})
@@ -121,6 +125,17 @@ func (e execFlags) apply(p *specs.Process) error {
 	}
 	addCapabilities(p, e.caps)
 	return e.applyUser(p)
+}
+
+// subCgroup is the one cgroup of the flag: the guest's are of version 2, which has no controllers of their own.
+func subCgroup(given []string) (string, error) {
+	switch {
+	case len(given) == 0:
+		return "", nil
+	case len(given) > 1 || given[0] == "" || strings.Contains(given[0], ":"):
+		return "", fmt.Errorf("invalid --cgroup argument: %s: it is one path, without controllers", strings.Join(given, " "))
+	}
+	return given[0], nil
 }
 
 func addCapabilities(p *specs.Process, caps []string) {

@@ -33,7 +33,7 @@ var messages = map[Side][]Message{
 			Resources: Resources{true, 1, -1, 3, math.MinInt64, []File{{"memory.high", "max"}}}, Process: process,
 			Hooks: []Hook{{"/hook", []string{"zero"}, []string{"A=b"}, 1 << 40}, {Path: "/next"}}, HookState: "{}",
 		},
-		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", process}, &Signal{"c", "e", 37, true},
+		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", "sub", process}, &Signal{"c", "e", 37, true},
 		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Plug{}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
 		&ListProcesses{"c"}, &SyncFS{}, &Shutdown{}, &Stats{"c"},
 	},

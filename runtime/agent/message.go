@@ -210,6 +210,7 @@ func (m *DeleteContainer) code(c *coder) { c.str(&m.ID) }
 // Exec starts one more process in a container, at once.
 type Exec struct {
 	ID, ExecID string
+	Cgroup     string // below the container's; "" is that, or where its first process is
 	Process    Process
 }
 
@@ -217,6 +218,7 @@ func (*Exec) kind() Kind { return kindExec }
 func (m *Exec) code(c *coder) {
 	c.str(&m.ID)
 	c.str(&m.ExecID)
+	c.str(&m.Cgroup)
 	m.Process.code(c)
 }
 

@@ -57,6 +57,7 @@ type Request struct {
 	Signal  int            `json:"signal,omitempty"`
 	All     bool           `json:"all,omitempty"`
 	Process *specs.Process `json:"process,omitempty"`
+	Cgroup  string         `json:"cgroup,omitempty"` // of an exec, below the container's
 	// Resources are all limits of the container, after an update.
 	Resources *specs.LinuxResources `json:"resources,omitempty"`
 	// Prepare has an update only make room for them, before the host's limits change.

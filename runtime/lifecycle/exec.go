@@ -32,6 +32,7 @@ type ExecOptions struct {
 	Process       *specs.Process
 	PIDFile       string
 	ConsoleSocket string
+	Cgroup        string // below the container's, in the guest; "" is that, or where its first process is
 	Detach        bool
 	IgnorePaused  bool
 }
@@ -41,6 +42,7 @@ type proxyConfig struct {
 	Dir           string         `json:"dir"`
 	Process       *specs.Process `json:"process"`
 	ConsoleSocket string         `json:"consoleSocket,omitempty"`
+	Cgroup        string         `json:"cgroup,omitempty"`
 }
 
 // Exec runs a further process in a running container. Detached, a proxy process of its own stands for it: it ends with
@@ -56,7 +58,7 @@ func (r *Runtime) Exec(o ExecOptions) (int, error) {
 	if o.ConsoleSocket, err = absolute(o.ConsoleSocket); err != nil {
 		return 0, ExecFailed(err)
 	}
-	cfg := proxyConfig{Dir: c.Dir(), Process: o.Process, ConsoleSocket: o.ConsoleSocket}
+	cfg := proxyConfig{Dir: c.Dir(), Process: o.Process, ConsoleSocket: o.ConsoleSocket, Cgroup: o.Cgroup}
 	if o.Detach {
 		if err := spawnProxy(cfg, o.PIDFile); err != nil {
 			return 0, ExecFailed(notRunning(c, err))
@@ -191,7 +193,7 @@ func proxy(cfg proxyConfig, started func(error)) (int, error) {
 	if size, ok := terminal.GetSize(tty); ok && cfg.Process.Terminal && cfg.Process.ConsoleSize == nil {
 		cfg.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
 	}
-	_, err = conn.Call(control.Request{Op: control.OpExec, Process: cfg.Process, PID: os.Getpid()}, files...)
+	_, err = conn.Call(control.Request{Op: control.OpExec, Process: cfg.Process, Cgroup: cfg.Cgroup, PID: os.Getpid()}, files...)
 	files[0].Close()
 	if gone(err) {
 		err = ErrNotRunning // it ended meanwhile

@@ -222,7 +222,7 @@ func (m *monitor) startExec(p *process, r *control.Request) error {
 	}
 	process.TimeOffsets = oci.TimeOffsets(m.cfg.Spec.Linux)
 	p.assignStreams(&process)
-	if err := m.guest.Exec(&agent.Exec{ID: m.cfg.ID, ExecID: p.execID, Process: process}); err != nil {
+	if err := m.guest.Exec(&agent.Exec{ID: m.cfg.ID, ExecID: p.execID, Cgroup: r.Cgroup, Process: process}); err != nil {
 		return fmt.Errorf("unable to start container process: %w", err)
 	}
 	p.attach()

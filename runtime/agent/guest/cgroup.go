@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -142,7 +143,20 @@ func (c cgroup) add(pid int) error {
 	if c == "" {
 		return nil
 	}
-	return wrap("enter the container's cgroup", writeFile(string(c)+"/cgroup.procs", strconv.Itoa(pid)))
+	id := strconv.Itoa(pid)
+	return wrap("error adding pid "+id+" to cgroups", writeFile(string(c)+"/cgroup.procs", id))
+}
+
+// below returns the cgroup at a path in c, in runc's words.
+func (c cgroup) below(name string) (cgroup, error) {
+	if c == "" {
+		return "", failure(agent.Invalid, "the container has no cgroup to enter")
+	}
+	full := path.Join(string(c), name)
+	if full != string(c) && !strings.HasPrefix(full, string(c)+"/") {
+		return "", failure(agent.Invalid, name+" is not a sub cgroup path")
+	}
+	return cgroup(full), nil
 }
 
 // of returns the cgroup in which pid is: a container that manages cgroups itself (systemd) may have left c for one

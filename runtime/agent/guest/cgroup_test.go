@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,6 +61,51 @@ func TestCgroupLimits(t *testing.T) {
 	m.Resources = agent.Resources{Files: []agent.File{{Name: "../memory.high", Value: "1"}}}
 	_, err = f.create(m, stdio{})
 	wantError(t, err, agent.Invalid, "not a cgroup's file: ../memory.high")
+}
+
+// TestExecCgroup has a further process run where it is told to, and nowhere above the container.
+func TestExecCgroup(t *testing.T) {
+	f, dir := startLimited(t)
+	p, err := f.create(f.spec("sleep", "1000"), stdio{})
+	must(t, err)
+	must(t, f.Start("c"))
+	must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
+	for cgroup, want := range map[string]string{"": "0::/\n", "/": "0::/\n", "sub": "0::/sub\n", "/sub/../sub/.": "0::/sub\n"} {
+		var out strings.Builder
+		e, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Cgroup: cgroup, Process: f.process("cat", "/proc/self/cgroup")}, stdio{stdout: &out})
+		must(t, err)
+		got, err := e.Wait(f.ctx)
+		must(t, err)
+		if e.out.Wait(); got.Status != 0 || out.String() != want {
+			t.Errorf("%q: %+v, in %q; want %q", cgroup, got, out.String(), want)
+		}
+	}
+	// A cgroup with controllers enabled below it takes no process.
+	first, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "sub/cgroup.procs"), first, 0))
+	must(t, os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0))
+	var out bytes.Buffer
+	e, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Process: f.process("cat", "/proc/self/cgroup")}, stdio{stdout: &out})
+	must(t, err)
+	_, err = e.Wait(f.ctx)
+	must(t, err)
+	if e.out.Wait(); out.String() != "0::/sub\n" {
+		t.Errorf("beside the first process: in %q", out.String())
+	}
+	if _, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Cgroup: "/", Process: f.process("true")}, stdio{}); err == nil || !strings.HasSuffix(err.Error(), "/cgroup.procs: device or resource busy") {
+		t.Errorf("in a cgroup that takes no process: %v", err)
+	}
+	for cgroup, want := range map[string]string{"..": ".. is not a sub cgroup path", "sub/../..": "sub/../.. is not a sub cgroup path", "none": "error adding pid "} {
+		if _, err := f.exec(&agent.Exec{ID: "c", ExecID: "e", Cgroup: cgroup, Process: f.process("true")}, stdio{}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", cgroup, err, want)
+		}
+	}
+	must(t, f.Signal(&agent.Signal{ID: "c", Signal: 9}))
+	if _, err := p.Wait(f.ctx); err != nil {
+		t.Error(err)
+	}
+	must(t, f.Delete("c"))
 }
 
 func TestOutOfMemory(t *testing.T) {

@@ -170,7 +170,15 @@ func (s *server) exec(m *agent.Exec, r *agent.Reply) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.launch(m, &m.Process, launchIn{id: m.ID, execID: m.ExecID, cgroup: c.cgroup.of(init.pid), join: init})
+	// As runc does: the container's own cgroup, and where the container has enabled controllers below it, its first process's.
+	group, fallback := c.cgroup, c.cgroup.of(init.pid)
+	if m.Cgroup != "" {
+		fallback = ""
+		if group, err = c.cgroup.below(m.Cgroup); err != nil {
+			return err
+		}
+	}
+	p, err := s.launch(m, &m.Process, launchIn{id: m.ID, execID: m.ExecID, cgroup: group, fallback: fallback, join: init})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 type launchIn struct {
 	id, execID string
 	cgroup     cgroup
+	fallback   cgroup   // where cgroup takes no process; "" is none
 	export     string   // the exported tree, of a container's first process
 	join       *process // the process whose namespaces a further one joins
 }
@@ -60,7 +61,9 @@ func (s *server) launch(m agent.Message, p *agent.Process, in launchIn) (*proces
 	}
 	if err == nil && in.join != nil {
 		// Only now: the stage has several threads, and the limit of processes may leave room for one.
-		err = in.cgroup.add(proc.pid)
+		if err = in.cgroup.add(proc.pid); err != nil && in.fallback != "" {
+			err = in.fallback.add(proc.pid)
+		}
 	}
 	if err == nil {
 		err = proc.io.connect(s.dial, p, master)
