@@ -63,6 +63,7 @@ func TestMounts(t *testing.T) {
 func TestMountErrors(t *testing.T) {
 	f := start(t)
 	must(t, os.WriteFile(filepath.Join(f.root, "plain"), nil, 0o644))
+	must(t, os.Symlink("/etc", filepath.Join(f.root, "diverted")))
 	for _, tt := range []struct {
 		m    agent.Mount
 		text string
@@ -72,6 +73,8 @@ func TestMountErrors(t *testing.T) {
 		{agent.Mount{Bind: true, Source: "/c/0", Target: "/"}, "cannot cover the root"},
 		{agent.Mount{Bind: true, Source: "/c/0", Target: "/plain/below"}, "not a directory"},
 		{agent.Mount{Bind: true, Source: "/c/0", Target: "/plain"}, "not a directory"},
+		{agent.Mount{Source: "x", Target: "/diverted", Type: "proc"}, `filesystem "proc" must be mounted on ordinary directory`},
+		{agent.Mount{Source: "x", Target: "/diverted", Type: "sysfs"}, `filesystem "sysfs" must be mounted on ordinary directory`},
 		{agent.Mount{Source: "x", Target: "/x", Type: "ext4"}, `unsupported file system type "ext4"`},
 		{agent.Mount{Source: "x", Target: "/x", Type: "tmpfs", Data: "nonsense=1"}, "invalid argument"},
 		{agent.Mount{Source: "x", Target: "/x", Type: "tmpfs", Flags: unix.MS_REMOUNT}, "remount is not supported"},

@@ -42,6 +42,18 @@ func (r root) open(name string, flags int) (int, error) {
 	return fd, nil
 }
 
+// diverts says whether something other than a directory stands at name itself.
+func (r root) diverts(name string) bool {
+	name = path.Join("/", name)
+	parent, err := r.open(path.Dir(name), unix.O_PATH)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(parent)
+	var st unix.Stat_t
+	return unix.Fstatat(parent, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR
+}
+
 // target opens a mount point and makes what is missing of it.
 func (r root) target(name string, dir bool) (int, error) {
 	name = path.Join("/", name)

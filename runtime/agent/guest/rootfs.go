@@ -176,7 +176,12 @@ func (b *builder) fresh(m *agent.Mount) error {
 			flags &^= unix.MS_RDONLY
 			b.late = append(b.late, m.Target)
 		}
-	case "proc", "sysfs", "devpts", "mqueue", "cgroup2", "ramfs":
+	case "proc", "sysfs":
+		// As under runc: an image must not choose where they come to lie.
+		if b.root.diverts(m.Target) {
+			return failure(agent.Invalid, "filesystem "+strconv.Quote(kind)+" must be mounted on ordinary directory")
+		}
+	case "devpts", "mqueue", "cgroup2", "ramfs":
 	default:
 		return failure(agent.Invalid, "unsupported file system type "+strconv.Quote(kind))
 	}
