@@ -282,10 +282,26 @@ func (r *Runtime) setPaused(id string, want container.Status, op control.Op, pau
 	})
 }
 
-// HostProcesses returns the processes that stand for the container's on the host: its monitor, and those of execs.
-func (r *Runtime) HostProcesses(id string) ([]int, error) {
-	c, err := r.alive(id)
+// withProcesses loads a container for ps, nil if it has stopped.
+func (r *Runtime) withProcesses(id string) (*container.Container, error) {
+	c, err := r.Store.Load(id)
 	if err != nil {
+		return nil, err
+	}
+	switch c.Status() {
+	case container.Stopped:
+		return nil, nil
+	case container.Creating:
+		return nil, ErrNotRunning
+	}
+	return c, nil
+}
+
+// HostProcesses returns the processes that stand for the container's on the host: its monitor, and those of execs.
+// A stopped container has none.
+func (r *Runtime) HostProcesses(id string) ([]int, error) {
+	c, err := r.withProcesses(id)
+	if err != nil || c == nil {
 		return nil, err
 	}
 	reply, err := call(c, control.Request{Op: control.OpPIDs})
@@ -295,10 +311,10 @@ func (r *Runtime) HostProcesses(id string) ([]int, error) {
 	return append([]int{c.State.PID}, reply.PIDs...), nil
 }
 
-// Processes asks the guest for the container's processes.
+// Processes asks the guest for the container's processes. A stopped container has none.
 func (r *Runtime) Processes(id string) ([]control.Process, error) {
-	c, err := r.alive(id)
-	if err != nil {
+	c, err := r.withProcesses(id)
+	if err != nil || c == nil {
 		return nil, err
 	}
 	if c.Status() == container.Paused {

@@ -98,6 +98,13 @@ func TestRefusals(t *testing.T) {
 	ps := func(id string) error { _, err := r.Processes(id); return err }
 	kill := func(id string) error { return r.Kill(id, unix.SIGKILL, false) }
 	remove := func(id string) error { return r.Delete(id, false) }
+	// As under runc, ps of a stopped container lists nothing.
+	if list, err := r.Processes("stopped"); len(list) != 0 || err != nil {
+		t.Errorf("ps of stopped: %v, %v", list, err)
+	}
+	if list, err := r.HostProcesses("stopped"); len(list) != 0 || err != nil {
+		t.Errorf("host processes of stopped: %v, %v", list, err)
+	}
 	for _, tt := range []struct {
 		what string
 		op   func(string) error
@@ -120,7 +127,7 @@ func TestRefusals(t *testing.T) {
 		{"exec", exec, "stopped", "exec failed: cannot exec in a stopped container"},
 		{"exec", exec, "creating", "exec failed: cannot exec in a stopped container"},
 		{"exec", exec, "paused", "exec failed: cannot exec in a paused container (use --ignore-paused to override)"},
-		{"ps", ps, "stopped", "container not running"},
+		{"ps", ps, "creating", "container not running"},
 		{"ps", ps, "paused", "the guest of a paused container does not answer: resume it, or use ps --format json for the host's process"},
 	} {
 		if err := tt.op(tt.id); err == nil || err.Error() != tt.want {
