@@ -10,7 +10,7 @@ unexport CMD
 export TESTHOST_CMD = $(value CMD)
 
 .DEFAULT_GOAL := help
-.PHONY: build run test engines soak lint fuzz bench guestkernel install deb clean help testhost man
+.PHONY: build run test engines soak conformance lint fuzz bench guestkernel install deb clean help testhost man
 
 build: ## build bin/govmm-run and bin/govmm: static, with guest kernel and PID 1 inside
 	@GO=$(GO) LDFLAGS='$(LDFLAGS)' scripts/build
@@ -29,6 +29,9 @@ engines: build ## drive podman, containerd and docker with runc and with govmm-r
 
 soak: build ## kill 300 containers and 30 of podman's in all states, and look for what is left
 	@GO=$(GO) scripts/soak
+
+conformance: build ## run SUITE (runtime-tools, runc-bats, check-config, podman-system) under runc and govmm-run, write docs/conformance.md
+	@$(GO) run ./conformance -suite '$(SUITE)'
 
 fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 	@GO=$(GO) scripts/fuzz $(FUZZTIME)
