@@ -100,9 +100,12 @@ func (r *Runtime) Start(id string) error {
 }
 
 // Kill sends a signal to the container's process, or to all of its processes. SIGKILL always works: a monitor that
-// does not answer in time is killed itself.
+// does not answer in time is killed itself. All of the processes of a stopped container are none, and no error.
 func (r *Runtime) Kill(id string, signal unix.Signal, all bool) error {
 	c, err := r.alive(id)
+	if all && errors.Is(err, ErrNotRunning) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

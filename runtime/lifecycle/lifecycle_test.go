@@ -105,6 +105,9 @@ func TestRefusals(t *testing.T) {
 	if list, err := r.HostProcesses("stopped"); len(list) != 0 || err != nil {
 		t.Errorf("host processes of stopped: %v, %v", list, err)
 	}
+	if err := r.Kill("stopped", unix.SIGKILL, true); err != nil {
+		t.Errorf("kill --all of stopped: %v", err)
+	}
 	for _, tt := range []struct {
 		what string
 		op   func(string) error
