@@ -228,8 +228,13 @@ func execFiles(cfg proxyConfig) (std []*os.File, tty *os.File, err error) {
 		return nil, nil, err
 	}
 	in := std[0]
+	// The end of the pipe hangs the process's terminal up: that of a file is no terminal's end.
+	_, hangsUp := terminal.GetSize(tty)
 	go func() {
 		_, _ = io.Copy(w, in)
+		if cfg.Process.Terminal && !hangsUp {
+			select {} // w stays open: not even the garbage collector may close it
+		}
 		w.Close()
 	}()
 	std[0] = r

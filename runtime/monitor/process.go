@@ -100,6 +100,9 @@ func (p *process) copyIn(wait func() (net.Conn, error)) {
 		return
 	}
 	_, _ = copyBuffer(stream, p.stdio.in)
+	if _, tty := terminal.GetSize(p.stdio.in); p.stdio.terminal && p.execID == "" && !tty {
+		return // the end of a file is no terminal's end, which would hang up the container's; an exec's proxy sees to that itself
+	}
 	if half, ok := stream.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
