@@ -101,6 +101,9 @@ func busyboxRoot(root string) error {
 			return err
 		}
 	}
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
 	for _, d := range []string{"tmp", "var/tmp"} {
 		if err := os.Chmod(filepath.Join(root, d), 0o777|os.ModeSticky); err != nil {
 			return err
