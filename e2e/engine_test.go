@@ -49,9 +49,7 @@ wait_for() { i=0; until "$@" >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 300 ] || {
 // needPrograms skips the test but where the engines are promised, in CI and by scripts/engines: a program that is missing fails it there.
 func needPrograms(t *testing.T, names ...string) {
 	t.Helper()
-	if !need.Required(need.Engines) {
-		t.Skip("nobody promised the engines: `make engines` installs them")
-	}
+	need.Promised(t, need.Engines, "`make engines` installs them")
 	for _, name := range names {
 		if _, err := exec.LookPath(name); err != nil {
 			need.Lacking(t, need.Engines, "%s: %v", name, err)

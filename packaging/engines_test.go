@@ -159,10 +159,8 @@ snapshotter = "native"
 // TestContainerd2Snippet imports the snippet as containerd 2.3 does by itself. That and crictl come from the Go module
 // proxy: not in every run.
 func TestContainerd2Snippet(t *testing.T) {
+	need.Promised(t, need.Containerd2, "`make engines` builds it")
 	needEngine(t, "ctr")
-	if os.Getenv("GOVMM_FULL") == "" {
-		t.Skip("builds containerd 2.3: GOVMM_FULL=1 make engines")
-	}
 	dir := installed(t)
 	bin := filepath.Join(dir, "go")
 	goBuild(t, bin, "github.com/containerd/containerd/v2@v2.3.4", "cmd/containerd", "cmd/containerd-shim-runc-v2")

@@ -12,16 +12,17 @@ import (
 
 // The capabilities.
 const (
-	RootUser     = "root"     // to mount, and to make namespaces and cgroups
-	FUSE         = "fuse"     // /dev/fuse
-	KVM          = "kvm"      // /dev/kvm, be it one that only emulates kernel code
-	VM           = "vm"       // KVM that runs guest kernels, and what scripts/test makes for their tests
-	TestHost     = "testhost" // the machine of testhost
-	Cgroup1      = "cgroup1"  // the hierarchies memory and cpu of cgroup version 1
-	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
-	Programs     = "programs" // what scripts/test installs, and scripts/engines for its own tests
-	Engines      = "engines"  // podman, containerd and docker, and the hour that their tables take: scripts/engines
-	Lintian      = "lintian"  // Debian's judge of packages: scripts/engines
+	RootUser     = "root"        // to mount, and to make namespaces and cgroups
+	FUSE         = "fuse"        // /dev/fuse
+	KVM          = "kvm"         // /dev/kvm, be it one that only emulates kernel code
+	VM           = "vm"          // KVM that runs guest kernels, and what scripts/test makes for their tests
+	TestHost     = "testhost"    // the machine of testhost
+	Cgroup1      = "cgroup1"     // the hierarchies memory and cpu of cgroup version 1
+	Cgroup2      = "cgroup2"     // a writable cgroup v2 with the controllers memory and pids
+	Programs     = "programs"    // what scripts/test installs, and scripts/engines for its own tests
+	Engines      = "engines"     // podman, containerd and docker, and the time that their tables take: CI and scripts/engines
+	Lintian      = "lintian"     // Debian's judge of packages: scripts/engines
+	Containerd2  = "containerd2" // the Go module proxy, and the minutes to build containerd 2: scripts/engines
 	DirtyRing    = "dirty-ring"
 	TSCOffset    = "tsc-offset"
 	HugePages    = "huge-pages" // transparent ones
@@ -43,12 +44,19 @@ func Lacking(t testing.TB, capability, reason string, args ...any) {
 	t.Skipf("needs "+reason, args...)
 }
 
+// Promised ends the test where nobody promises the capability, which is not looked for on the machine: it may be there and take an
+// hour. Where it is promised, the test goes on, and fails for what it misses.
+func Promised(t testing.TB, capability, reason string) {
+	t.Helper()
+	if !Required(capability) {
+		t.Skipf("GOVMM_REQUIRE does not promise %s: %s", capability, reason)
+	}
+}
+
 // GuestKernels ends the test where nobody promises KVM that runs guest kernels.
 func GuestKernels(t testing.TB) {
 	t.Helper()
-	if !Required(VM) {
-		t.Skip("needs KVM that runs guest kernels: run `make test`, which uses the test host where this machine cannot")
-	}
+	Promised(t, VM, "run `make test`, which uses the test host where this machine's KVM cannot run guest kernels")
 }
 
 // Root ends the test of anybody but root.
