@@ -46,8 +46,8 @@ type Config struct {
 	MaxMemory uint64
 	// Balloon gives the guest a balloon: pages that it frees go back to the host, if it has the driver.
 	Balloon bool
-	// LateMemory leaves the devices of MaxMemory and Balloon out of their slots until AttachMemory: a guest that probes them at
-	// its boot comes up later by a tenth.
+	// LateMemory leaves the devices of MaxMemory and Balloon out of their slots until AttachMemory: to probe them costs a guest some
+	// six million instructions of its boot.
 	LateMemory bool
 	Kernel     *Image
 	Initrd     *Image // none by default

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,17 +19,20 @@ const (
 	plugPoll = 5 * time.Millisecond
 )
 
-// attachMemory gives the guest its balloon, through which freed memory goes back to the host, and virtio-mem.
-func (m *monitor) attachMemory() (err error) {
+// attachMemory gives the guest its balloon, through which freed memory goes back to the host, and virtio-mem, once. It does not wait for
+// the guest to find them: one that does not answer must not hold up who asks.
+func (m *monitor) attachMemory() error {
 	m.attach.Do(func() {
-		if err = m.vm.AttachMemory(); err == nil {
-			err = m.guest.Plug()
+		if m.attached = m.vm.AttachMemory(); m.attached != nil {
+			return
 		}
+		go func() {
+			if err := m.guest.Plug(); err != nil {
+				m.log.Debug("the guest does not look for its devices for memory", "error", err)
+			}
+		}()
 	})
-	if err != nil {
-		m.log.Debug("the devices for memory", "error", err)
-	}
-	return err
+	return m.attached
 }
 
 // maxMemory is how much RAM the guest may ask for, in bytes, 0 if it may not.
@@ -90,7 +94,7 @@ func (m *monitor) makeRoom(limit uint64) error {
 		select {
 		case <-poll.C:
 		case <-m.guest.Done():
-			return m.explain(fmt.Errorf("the guest ended"))
+			return m.explain(errors.New("the guest ended"))
 		case <-ctx.Done():
 			return fmt.Errorf("the guest has %d MiB of RAM, and in %v it took in no more of the %d MiB that a limit of %d bytes takes: "+
 				"its kernel needs CONFIG_VIRTIO_MEM", m.vm.PluggedMemory()>>20, plugTime, need>>20, limit)

@@ -60,7 +60,9 @@ type monitor struct {
 	paused  atomic.Bool
 	limits  limits
 	attach  sync.Once // the devices for memory
-	doom    *doom
+	// attached is why they could not be; it is set within attach.
+	attached error
+	doom     *doom
 
 	execs     execTable
 	answering atomic.Int32  // calls, but for execs
