@@ -48,7 +48,7 @@ var arrows = map[string][]string{
 	"cmd/govmm-init":    {"runtime/agent/..."},
 	"testhost/...":      {"testhost/...", "kvm/hostprobe"},
 	"bench/...":         {"bench/..."},
-	"conformance":       {},
+	"conformance":       {"testhost/aptsource"},
 	"e2e":               {},
 	"packaging":         {},
 	"packaging/man":     {},

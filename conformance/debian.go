@@ -1,12 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/govmm/govmm/testhost/aptsource"
 )
 
 // fetchSource unpacks the upstream part of a Debian source package into dir, from the mirror that this machine's apt has for
@@ -17,10 +18,11 @@ func fetchSource(name, dir string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	options, err := sourceOptions(work)
+	options, err := aptsource.Only(work, "deb-src", "")
 	if err != nil {
 		return err
 	}
+	options = append(options, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root")
 	for _, args := range [][]string{{"update"}, {"source", "--download-only", "--tar-only", name}} {
 		if err := run(work, "apt-get", append(append([]string{"-qq"}, options...), args...)...); err != nil {
 			return err
@@ -34,30 +36,6 @@ func fetchSource(name, dir string) error {
 		return err
 	}
 	return run(dir, "tar", "-xf", tars[0], "--strip-components=1", "--no-same-owner")
-}
-
-// sourceOptions makes apt use the sources of this Debian release and nothing else, with its lists in dir.
-func sourceOptions(dir string) ([]string, error) {
-	cmd := exec.Command("apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("apt-get indextargets: %w", err)
-	}
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) != 4 || f[0] != "Debian" || f[1] != "Debian" || strings.Contains(f[2], "-") {
-			continue
-		}
-		list, lists := filepath.Join(dir, "source.list"), filepath.Join(dir, "lists")
-		text := fmt.Sprintf("deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", f[3], f[2])
-		if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
-			return nil, err
-		}
-		return []string{"-o", "Dir::Etc::SourceList=" + list, "-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::State::Lists=" + lists,
-			"-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root"}, os.WriteFile(list, []byte(text), 0o644)
-	}
-	return nil, errors.New("apt's lists name no Debian release: run apt-get update")
 }
 
 // buildModule builds packages of a module, in a module of their own: the project's needs nothing of theirs. What it

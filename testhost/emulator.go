@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,7 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
+
+	"github.com/govmm/govmm/testhost/aptsource"
 )
 
 // goodQEMU is the first major version whose emulated AMD-V is trusted, once it is
@@ -74,7 +74,7 @@ func fetchEmulator(cache, root string, log io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	options, err := backports(work)
+	options, err := aptsource.Only(work, "deb", "-backports")
 	if err != nil {
 		return err
 	}
@@ -97,35 +97,6 @@ func fetchEmulator(cache, root string, log io.Writer) error {
 		return fmt.Errorf("it is version %d there, too", version)
 	}
 	return os.Rename(tree, root)
-}
-
-// backports returns apt options that use only the backports of this Debian
-// release, from the mirror that is configured for the release itself. The
-// lists are kept in dir.
-func backports(dir string) ([]string, error) {
-	cmd := exec.Command("apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("apt-get indextargets: %w", err)
-	}
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) != 4 || f[0] != "Debian" || f[1] != "Debian" || strings.Contains(f[2], "-") {
-			continue
-		}
-		list := filepath.Join(dir, "backports.list")
-		source := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s-backports main\n", f[3], f[2])
-		if err := os.WriteFile(list, []byte(source), 0o644); err != nil {
-			return nil, err
-		}
-		lists := filepath.Join(dir, "lists")
-		if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
-			return nil, err
-		}
-		return []string{"-o", "Dir::Etc::SourceList=" + list, "-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::State::Lists=" + lists}, nil
-	}
-	return nil, errors.New("apt's lists name no Debian release")
 }
 
 // unpackOnly unpacks the only package in dir to tree.
