@@ -153,13 +153,28 @@ func (m *MMIO) Attach(dev Device) error {
 	return nil
 }
 
+// Detach takes the device out of its slot, whatever the driver is doing with it: the device has been reset when it returns, and the
+// slot is spare again. The caller has ended those who serve the queues, or does so now.
+func (m *MMIO) Detach() {
+	m.control.Lock()
+	defer m.control.Unlock()
+	a := m.attached.Load()
+	if a == nil {
+		return
+	}
+	m.reset(a)
+	m.attached.Store(nil)
+}
+
 func (m *MMIO) attach(dev Device) {
 	a := &attachment{dev: dev}
 	a.offered = dev.Features() | FeatureVersion1 | FeatureIndirectDesc | FeatureEventIdx
 	for _, size := range dev.Queues() {
 		a.slots = append(a.slots, &slot{maxSize: size, cfg: QueueConfig{Size: size}})
 	}
+	m.mu.Lock()
 	m.config = dev.Config()
+	m.mu.Unlock()
 	if d, ok := dev.(Attacher); ok {
 		d.Attach(port{m, a})
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -155,6 +156,68 @@ func TestSpareSlot(t *testing.T) {
 	}
 	if err := m.Attach(newEcho()); err == nil {
 		t.Error("two devices in one slot")
+	}
+}
+
+// TestDetach takes a device away in the middle of a request, and gives the slot another.
+func TestDetach(t *testing.T) {
+	e := newEcho()
+	d := virtiotest.New(t, e, virtiotest.Options{})
+	for i := range 2 {
+		d.Queue(i).Do([][]byte{[]byte("abc")}, 8) // both are served now
+	}
+	e.hold = make(chan struct{})
+	d.Queue(0).Add([][]byte{[]byte("abc")}, 8)
+	d.Queue(0).Kick()
+	<-e.entered
+	d.MMIO.Detach()
+	if got := d.Status(); got != 0 {
+		t.Errorf("status %#x after the device went", got)
+	}
+	if got := d.Read32(virtio.RegDeviceID); got != 0 || d.MMIO.Queues() != 0 {
+		t.Errorf("the slot shows device %d and %d queues", got, d.MMIO.Queues())
+	}
+	d.StopWorkers()
+	d.MMIO.Detach() // of nothing
+	if err := d.MMIO.Attach(newEcho()); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Read32(virtio.RegDeviceID); got != 42 || d.Status() != 0 {
+		t.Errorf("the next device is %d, with status %#x", got, d.Status())
+	}
+}
+
+// TestDetachRace has a driver set a device up again and again while it comes and goes.
+func TestDetachRace(t *testing.T) {
+	ram := guestmem.FromBytes(0, make([]byte, 1<<16))
+	m := virtio.NewMMIO(newEcho(), ram, virtio.MMIOConfig{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p := make([]byte, 4)
+		for range 5000 {
+			m.Detach()
+			runtime.Gosched() // to a driver that had begun before
+			if m.ReadMMIO(virtio.RegStatus, p); p[0] != 0 {
+				t.Errorf("the empty slot has status %#x", p)
+				return
+			}
+			_ = m.Attach(newEcho())
+		}
+	}()
+	for ended := false; !ended; {
+		for _, w := range [][2]uint32{
+			{virtio.RegStatus, 3}, {virtio.RegDriverFeaturesSel, 1}, {virtio.RegDriverFeatures, 1}, {virtio.RegStatus, 11},
+			{virtio.RegQueueSize, 8}, {virtio.RegQueueDescLow, 0x1000}, {virtio.RegQueueDriverLow, 0x2000}, {virtio.RegQueueDeviceLow, 0x3000},
+			{virtio.RegQueueReady, 1}, {virtio.RegStatus, 15}, {virtio.RegQueueNotify, 0}, {virtio.RegStatus, 0},
+		} {
+			m.WriteMMIO(uint64(w[0]), binary.LittleEndian.AppendUint32(nil, w[1]))
+		}
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
 	}
 }
 

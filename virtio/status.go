@@ -24,6 +24,9 @@ var statusSteps = [...]struct{ bit, after uint32 }{
 func (m *MMIO) writeStatus(a *attachment, v uint32) {
 	m.control.Lock()
 	defer m.control.Unlock()
+	if m.attached.Load() != a {
+		return // it has been taken out meanwhile
+	}
 	if v == 0 {
 		m.reset(a)
 		return
@@ -165,6 +168,9 @@ func (m *MMIO) stopQueue(s *slot) {
 func (m *MMIO) writeQueueReady(a *attachment, v uint32) {
 	m.control.Lock()
 	defer m.control.Unlock()
+	if m.attached.Load() != a {
+		return
+	}
 	m.mu.Lock()
 	i := m.queueSel
 	s := m.selected(a)

@@ -59,8 +59,11 @@ type Config struct {
 	// Serial receives the output of COM1; nil leaves the port out.
 	Serial io.Writer
 	// Devices are the virtio devices, in the order of their slots; those of MaxMemory and Balloon follow. At most MaxDevices
-	// in all.
+	// in all, with LateDevices.
 	Devices []virtio.Device
+	// LateDevices is how many devices at a time Attach may give the guest while it runs. Each is an empty slot, which the guest's
+	// driver passes over at boot.
+	LateDevices int
 	// Host is the KVM device, which the VM closes; nil opens /dev/kvm.
 	Host   *Host
 	Logger *slog.Logger
@@ -99,15 +102,17 @@ func (c *Config) complete() error {
 		return fmt.Errorf("vmm: memory of %d bytes: at least %d MiB in whole pages are needed", c.Memory, minMemory>>20)
 	case c.MaxMemory%4096 != 0 || c.MaxMemory > maxMemory:
 		return fmt.Errorf("vmm: memory of up to %d bytes: whole pages up to %d TiB are possible", c.MaxMemory, maxMemory>>40)
+	case c.LateDevices < 0:
+		return fmt.Errorf("vmm: %d late devices", c.LateDevices)
 	case c.devices() > MaxDevices:
 		return fmt.Errorf("vmm: %d devices: at most %d are possible", c.devices(), MaxDevices)
 	}
 	return nil
 }
 
-// devices counts the virtio devices.
+// devices counts the slots of virtio devices.
 func (c *Config) devices() int {
-	n := len(c.Devices)
+	n := len(c.Devices) + c.LateDevices
 	if c.Balloon {
 		n++
 	}

@@ -48,11 +48,11 @@ func growRegion(ram, most uint64) (r guestmem.Region, step uint64) {
 
 func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }
 
-// setUpGrowth keeps addresses for memory that comes later and adds the devices that memory needs to the configured ones.
+// setUpGrowth keeps addresses for memory that comes later and makes the devices that memory needs.
 func (v *VM) setUpGrowth() error {
 	if v.cfg.Balloon {
 		v.balloon = balloon.New(balloon.Config{Backend: v.mem, Logger: v.cfg.Logger})
-		v.devices = append(v.devices, v.balloon)
+		v.forMemory = append(v.forMemory, v.balloon)
 	}
 	if v.cfg.MaxMemory <= v.cfg.Memory {
 		return nil
@@ -67,7 +67,7 @@ func (v *VM) setUpGrowth() error {
 		return err
 	}
 	v.growth = g
-	v.devices = append(v.devices, g.dev)
+	v.forMemory = append(v.forMemory, g.dev)
 	return nil
 }
 

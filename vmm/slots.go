@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +22,7 @@ type slot struct {
 	base  guestmem.Addr
 	gsi   uint32
 	mmio  *virtio.MMIO
-	late  virtio.Device // what AttachMemory puts into a spare slot
-	irq   *os.File      // eventfd that raises gsi
+	irq   *os.File // eventfd that raises gsi
 	kicks []*eventkick.Kick
 	// events are the registered ioeventfds, by queue.
 	events []kvm.IOEvent
@@ -44,9 +44,18 @@ func (v *VM) setUpDevices() error {
 	if err := v.setUpLegacy(); err != nil {
 		return err
 	}
-	windows := mmioDevices(len(v.devices))
-	for i, d := range v.devices {
-		s, err := v.newSlot(i, windows[i], d, v.cfg.LateMemory && i >= len(v.cfg.Devices))
+	devices := slices.Clone(v.cfg.Devices)
+	if v.cfg.LateMemory {
+		v.waiting = v.forMemory
+	} else {
+		devices = append(devices, v.forMemory...)
+	}
+	for i, window := range mmioDevices(v.cfg.devices()) {
+		var d virtio.Device // none in a slot that is empty yet
+		if i < len(devices) {
+			d = devices[i]
+		}
+		s, err := v.newSlot(i, window, d)
 		if s != nil {
 			v.slots = append(v.slots, s)
 		}
@@ -87,11 +96,8 @@ func newEventFD() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "eventfd"), nil
 }
 
-func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device, late bool) (*slot, error) {
+func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, error) {
 	s := &slot{base: window.Base, gsi: window.GSI}
-	if late {
-		s.late, d = d, nil
-	}
 	var err error
 	if s.irq, err = newEventFD(); err != nil {
 		return nil, err
@@ -109,34 +115,6 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device, late bool) 
 		return s, err
 	}
 	return s, s.addKicks(v.vm)
-}
-
-// AttachMemory puts the devices for memory into their slots where LateMemory left them out. The guest has passed over these
-// slots; its driver finds the devices when it is bound to them anew.
-func (v *VM) AttachMemory() error {
-	v.life.Lock()
-	defer v.life.Unlock()
-	v.grow.Lock()
-	defer v.grow.Unlock()
-	if v.ctx.Err() != nil {
-		return context.Cause(v.ctx)
-	}
-	for _, s := range v.slots {
-		if s.late == nil {
-			continue
-		}
-		if err := s.mmio.Attach(s.late); err != nil {
-			return err
-		}
-		s.late = nil
-		if err := s.addKicks(v.vm); err != nil {
-			return err
-		}
-		if v.started {
-			v.startDevice(s)
-		}
-	}
-	return nil
 }
 
 // addKicks lets KVM turn a queue's notification into a wake-up of its worker, without an exit.
@@ -186,19 +164,27 @@ func (v *VM) stopDevices() {
 		}
 	}
 	for _, s := range v.slots {
-		for _, k := range s.kicks {
-			k.Poke()
-		}
-		s.group.Wait()
+		s.stop()
 	}
 }
 
-// close resets the device, so that none of its goroutines touches guest memory any more, takes the eventfds out of KVM and closes
-// them.
-func (s *slot) close(vm *kvm.VM, mem *guestmem.Memory) {
+// stop ends the workers and waits for them.
+func (s *slot) stop() {
+	if s.cancel != nil {
+		s.cancel()
+	}
+	for _, k := range s.kicks {
+		k.Poke()
+	}
+	s.group.Wait()
+}
+
+// empty takes the device out of the slot, so that none of its goroutines touches guest memory any more, and its eventfds out of
+// KVM, and closes them.
+func (s *slot) empty(vm *kvm.VM, mem *guestmem.Memory) {
 	if s.mmio != nil {
 		_ = mem.Guard(func() error {
-			s.mmio.WriteMMIO(virtio.RegStatus, make([]byte, 4))
+			s.mmio.Detach()
 			return nil
 		})
 	}
@@ -208,6 +194,12 @@ func (s *slot) close(vm *kvm.VM, mem *guestmem.Memory) {
 	for _, k := range s.kicks {
 		_ = k.Close()
 	}
+	s.events, s.kicks = nil, nil
+}
+
+// close releases all that the slot holds.
+func (s *slot) close(vm *kvm.VM, mem *guestmem.Memory) {
+	s.empty(vm, mem)
 	if s.irq != nil {
 		_ = vm.RemoveIRQFD(int(s.irq.Fd()), s.gsi)
 		_ = s.irq.Close()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -44,10 +43,11 @@ type VM struct {
 	slots  []*slot
 	cpus   []*vcpu
 
-	devices []virtio.Device // cfg's, and those for memory
-	balloon *balloon.Device // nil without
-	grow    sync.Mutex      // over changes of growth
-	growth  *growth         // nil without
+	forMemory []virtio.Device // the devices for memory
+	waiting   []virtio.Device // those of them that AttachMemory puts into slots; guarded by life
+	balloon   *balloon.Device // nil without
+	grow      sync.Mutex      // over changes of growth
+	growth    *growth         // nil without
 
 	exits *exitCounts
 
@@ -69,7 +69,7 @@ func New(cfg Config) (*VM, error) {
 		}
 		return nil, err
 	}
-	v := &VM{cfg: cfg, devices: slices.Clone(cfg.Devices), ports: devices.NewBus(), mmio: devices.NewBus()}
+	v := &VM{cfg: cfg, ports: devices.NewBus(), mmio: devices.NewBus()}
 	if cfg.TraceExits {
 		v.exits = newExitCounts()
 	}
@@ -171,7 +171,7 @@ func (v *VM) load() (*boot.Entry, error) {
 		Kernel: v.cfg.Kernel, KernelSize: v.cfg.Kernel.Size,
 		Cmdline:  v.cfg.Cmdline,
 		CPUs:     v.cfg.CPUs,
-		Devices:  mmioDevices(len(v.devices)),
+		Devices:  mmioDevices(v.cfg.devices()),
 		RNGSeed:  seed,
 		Firmware: v.cfg.Firmware,
 		Protocol: v.cfg.Protocol,
@@ -251,6 +251,8 @@ func (v *VM) Close() {
 		v.join()
 		v.grow.Lock() // a SetMemory that has begun ends before, a later one finds the VM stopped
 		defer v.grow.Unlock()
+		v.life.Lock() // the same for a Detach
+		defer v.life.Unlock()
 		for _, s := range v.slots {
 			s.close(v.vm, v.mem)
 		}
