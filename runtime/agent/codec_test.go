@@ -34,12 +34,12 @@ var messages = map[Side][]Message{
 			Hooks: []Hook{{"/hook", []string{"zero"}, []string{"A=b"}, 1 << 40}, {Path: "/next"}}, HookState: "{}",
 		},
 		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", "sub", process}, &Signal{"c", "e", 37, true},
-		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Plug{}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
+		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Plug{}, &Unplug{-7}, &Network{[]NetworkStep{{12, "\x00r", Sysctl{"a", "b"}}}}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
 		&ListProcesses{"c"}, &SyncFS{}, &Shutdown{}, &Stats{"c"},
 	},
 	Guest: {
 		&Hello{"6.12", Phases{1, 2, 3}, [SecretSize]byte{1, 31: 2}},
-		&Reply{NoProgram, "text", 12, []ProcessInfo{{1, 2, 3, 4, 5, 6, 7, 'S', "sh", -1}, {}}, []File{{"memory.max", "1\n"}}},
+		&Reply{NoProgram, "text", 12, []ProcessInfo{{1, 2, 3, 4, 5, 6, 7, 'S', "sh", -1}, {}}, []File{{"memory.max", "1\n"}}, []Answer{{17, "data"}, {}}},
 		&Exited{"c", "e", 137, 9, true, 1 << 40, 2}, &MemoryLow{},
 	},
 }

@@ -20,6 +20,8 @@ const (
 	kindDelete
 	kindStats
 	kindPlug
+	kindUnplug
+	kindNetwork
 
 	kindHello Kind = iota + 64
 	kindReply
@@ -66,6 +68,10 @@ func newMessage(k Kind, from Side) Message {
 		return new(SetTime)
 	case kindPlug:
 		return new(Plug)
+	case kindUnplug:
+		return new(Unplug)
+	case kindNetwork:
+		return new(Network)
 	case kindUpdate:
 		return new(Update)
 	case kindListProcesses:
@@ -113,6 +119,7 @@ type Reply struct {
 	PID       int32
 	Processes []ProcessInfo // of ListProcesses
 	Files     []File        // of Stats
+	Answers   []Answer      // of Network, one a step
 }
 
 func (*Reply) kind() Kind { return kindReply }
@@ -122,6 +129,7 @@ func (m *Reply) code(c *coder) {
 	c.i32(&m.PID)
 	list(c, &m.Processes, func(p *ProcessInfo) { p.code(c) })
 	list(c, &m.Files, func(v *File) { v.code(c) })
+	list(c, &m.Answers, func(v *Answer) { c.u32(&v.Errno); c.str(&v.Data) })
 }
 
 // ProcessInfo is a line of ps.
@@ -265,6 +273,42 @@ type Plug struct{}
 
 func (*Plug) kind() Kind  { return kindPlug }
 func (*Plug) code(*coder) {}
+
+// Unplug has the guest let go of the virtio device of a network interface, which the host is about to take away.
+type Unplug struct{ Interface int32 } // its index
+
+func (*Unplug) kind() Kind      { return kindUnplug }
+func (m *Unplug) code(c *coder) { c.i32(&m.Interface) }
+
+// Network has the guest's kernel carry out requests about its network, each whatever became of those before. The host makes them, and
+// reads what the kernel says: PID 1 knows nothing of networks.
+type Network struct{ Steps []NetworkStep }
+
+// NetworkStep is a request to the kernel by netlink, or if there is none a file below /proc/sys/net.
+type NetworkStep struct {
+	Protocol uint8  // NETLINK_*
+	Request  string // one message, or a batch, as the kernel knows them
+	Sysctl   Sysctl // Name is the file's path
+}
+
+// Answer is what became of a step.
+type Answer struct {
+	Errno uint32 // errno, 0 for success
+	Data  string // messages of the kernel, but for the one that says how it went
+}
+
+// MaxAnswer bounds the data of one Answer, in bytes.
+const MaxAnswer = 256 << 10
+
+func (*Network) kind() Kind { return kindNetwork }
+func (m *Network) code(c *coder) {
+	list(c, &m.Steps, func(v *NetworkStep) {
+		c.u8(&v.Protocol)
+		c.str(&v.Request)
+		c.str(&v.Sysctl.Name)
+		c.str(&v.Sysctl.Value)
+	})
+}
 
 // SetTime corrects the guest's clock after a pause.
 type SetTime struct{ RealtimeNS int64 }

@@ -175,6 +175,11 @@ func (s *server) handle(m agent.Message, r *agent.Reply) error {
 		return nil
 	case *agent.Plug:
 		return plug()
+	case *agent.Unplug:
+		return unplug(m.Interface)
+	case *agent.Network:
+		network(m, r)
+		return nil
 	case *agent.SetTime:
 		return setTime(m.RealtimeNS)
 	case *agent.Update:

@@ -28,6 +28,21 @@ func (c *Client) Resize(m *agent.Resize) error { return c.do(m) }
 // Plug has the guest look for devices that have come.
 func (c *Client) Plug() error { return c.do(&agent.Plug{}) }
 
+// Unplug has the guest let go of the device of the network interface with an index.
+func (c *Client) Unplug(index int32) error { return c.do(&agent.Unplug{Interface: index}) }
+
+// Network has the guest carry out steps, and returns what became of each.
+func (c *Client) Network(steps []agent.NetworkStep) ([]agent.Answer, error) {
+	r, err := c.call(&agent.Network{Steps: steps})
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Answers) != len(steps) {
+		return nil, agent.ErrMalformed
+	}
+	return r.Answers, nil
+}
+
 // SetTime steps the guest's clock to the host's, in nanoseconds since the epoch.
 func (c *Client) SetTime(realtime int64) error { return c.do(&agent.SetTime{RealtimeNS: realtime}) }
 

@@ -1,0 +1,218 @@
+package network
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A Step is one change that the guest makes of its network: a netlink request, or a file of /proc/sys/net.
+type Step struct {
+	Request []byte // of rtnetlink
+	Path    string // below /proc/sys/net
+	Value   string
+	What    string // for errors
+	// Fine are errors that do not matter: what it makes is there, or what it takes away is gone.
+	Fine []unix.Errno
+}
+
+// Indices tell which of the guest's interfaces stand for the namespace's, by their indices. Loopback's is the same.
+type Indices map[int32]int32
+
+func newIndices() Indices { return Indices{loopback: loopback} }
+
+// NameSteps gives a guest's interface the name, the size, the sysctls of the namespace's, before it has addresses. Both are what they are
+// now: what is the same already takes no step.
+func NameSteps(host, guest *Interface) []Step {
+	var out []Step
+	change := attributes(func(e *attributeEncoder) {
+		if host.Name != guest.Name {
+			e.String(unix.IFLA_IFNAME, host.Name)
+		}
+		if host.MTU != guest.MTU {
+			e.Uint32(unix.IFLA_MTU, host.MTU)
+		}
+		if host.QueueLen != guest.QueueLen {
+			e.Uint32(unix.IFLA_TXQLEN, host.QueueLen)
+		}
+		if len(guest.MAC) == len(host.MAC) && !slices.Equal(host.MAC, guest.MAC) {
+			e.Bytes(unix.IFLA_ADDRESS, host.MAC)
+		}
+		familyChanges(e, host, guest)
+	})
+	const switches = unix.IFF_NOARP | unix.IFF_MULTICAST | unix.IFF_ALLMULTI | unix.IFF_PROMISC
+	// Flags without a mask would be all that the interface has afterwards.
+	if mask := (host.Flags ^ guest.Flags) & switches; len(change) > 0 || mask != 0 {
+		out = append(out, Step{
+			Request: encode(unix.RTM_NEWLINK, 0, append(ifInfo(guest.Index, host.Flags&mask, mask), change...)),
+			What:    "interface " + host.Name,
+		})
+	}
+	return append(out, sysctls6(host, guest)...)
+}
+
+// familyChanges encodes the IPv4 sysctls that differ, and how the link-local address is made.
+func familyChanges(e *attributeEncoder, host, guest *Interface) {
+	different := map[uint16]uint32{}
+	for i := range min(len(host.IPv4), len(guest.IPv4)) {
+		if host.IPv4[i] != guest.IPv4[i] {
+			different[uint16(i+1)] = host.IPv4[i]
+		}
+	}
+	mode := host.GenMode != guest.GenMode && host.IPv6 != nil && guest.IPv6 != nil
+	if len(different) == 0 && !mode {
+		return
+	}
+	nested(e, unix.IFLA_AF_SPEC, func(e *attributeEncoder) {
+		if len(different) > 0 {
+			nested(e, unix.AF_INET, func(e *attributeEncoder) {
+				nested(e, unix.IFLA_INET_CONF, func(e *attributeEncoder) {
+					for _, i := range slices.Sorted(maps.Keys(different)) {
+						e.Uint32(i, different[i])
+					}
+				})
+			})
+		}
+		if mode {
+			nested(e, unix.AF_INET6, func(e *attributeEncoder) { e.Uint8(unix.IFLA_INET6_ADDR_GEN_MODE, host.GenMode) })
+		}
+	})
+}
+
+// sysctls of net.ipv6.conf that a container may be given, by their DEVCONF_n (linux/ipv6.h); netlink does not take them.
+var names6 = map[int]string{
+	0: "forwarding", 1: "hop_limit", 3: "accept_ra", 4: "accept_redirects", 5: "autoconf", 6: "dad_transmits",
+	7: "router_solicitations", 10: "use_tempaddr", 15: "max_addresses", 17: "accept_ra_defrtr", 18: "accept_ra_pinfo",
+	19: "accept_ra_rtr_pref", 22: "proxy_ndp", 24: "accept_source_route", 26: "disable_ipv6", 27: "accept_dad",
+	29: "ndisc_notify", 33: "accept_ra_from_local", 35: "accept_ra_mtu", 37: "use_oif_addrs_only",
+	39: "ignore_routes_with_linkdown", 42: "keep_addr_on_down",
+}
+
+func sysctls6(host, guest *Interface) []Step {
+	var out []Step
+	for _, i := range slices.Sorted(maps.Keys(names6)) {
+		if i >= len(host.IPv6) || i >= len(guest.IPv6) || host.IPv6[i] == guest.IPv6[i] {
+			continue
+		}
+		path := "ipv6/conf/" + host.Name + "/" + names6[i]
+		out = append(out, Step{Path: path, Value: fmt.Sprint(int32(host.IPv6[i])), What: path})
+	}
+	return out
+}
+
+// UpStep switches a guest's interface on or off.
+func UpStep(name string, guest int32, up bool) Step {
+	flags := uint32(0)
+	if up {
+		flags = unix.IFF_UP
+	}
+	return Step{Request: encode(unix.RTM_NEWLINK, 0, ifInfo(guest, flags, unix.IFF_UP)), What: "interface " + name}
+}
+
+// Changes are the steps from one list of objects to another. Those of interfaces that the guest does not have are left out. Addresses
+// come first: the caller switches interfaces on after them.
+func Changes(from, to []Object, where Indices) (addresses, others []Step) {
+	old, now := map[Object]bool{}, map[Object]bool{}
+	for _, o := range from {
+		old[o] = true
+	}
+	for _, o := range to {
+		now[o] = true
+	}
+	add := func(o Object, s Step) {
+		if o.kind == address {
+			addresses = append(addresses, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	for _, o := range from {
+		if data, ok := o.in(where); ok && !now[o] {
+			add(o, Step{
+				Request: encode(o.kind.remove(), 0, data), What: "remove " + o.String(),
+				Fine: []unix.Errno{unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL, unix.ENODEV},
+			})
+		}
+	}
+	for _, o := range to {
+		if data, ok := o.in(where); ok && !old[o] {
+			add(o, Step{Request: encode(uint16(o.kind), o.flags(), data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
+		}
+	}
+	return addresses, others
+}
+
+// flags are those with which an object is made. Several routes may have one destination.
+func (o Object) flags() netlink.HeaderFlags {
+	switch o.kind {
+	case route:
+		return netlink.Create | netlink.Append
+	case rule:
+		return netlink.Create | netlink.Excl
+	}
+	return create
+}
+
+// in returns the message with the guest's indices in place of the namespace's.
+func (o Object) in(where Indices) ([]byte, bool) {
+	b := []byte(o.data)
+	at := func(p []byte) bool {
+		index, ok := where[int32(binary.NativeEndian.Uint32(p))]
+		binary.NativeEndian.PutUint32(p, uint32(index))
+		return ok
+	}
+	switch o.kind {
+	case address:
+		return b, at(b[ifAddrIndex:])
+	case neighbour:
+		return b, at(b[ndIndex:])
+	case route:
+		return routeIn(b, at)
+	}
+	return b, true // rules name interfaces
+}
+
+// routeIn puts the guest's indices into a route's attributes.
+func routeIn(b []byte, at func([]byte) bool) ([]byte, bool) {
+	ok := true
+	kept := filter(b[rtMsgLen:], func(d *netlink.AttributeDecoder, out *attributeEncoder) {
+		p := slices.Clone(d.Bytes())
+		switch d.Type() {
+		case unix.RTA_OIF, unix.RTA_IIF:
+			ok = ok && len(p) == 4 && at(p)
+		case unix.RTA_MULTIPATH:
+			ok = ok && hopsIn(p, at)
+		}
+		out.Bytes(d.TypeFlags()|d.Type(), p)
+	})
+	return append(b[:rtMsgLen:rtMsgLen], kept...), ok && kept != nil
+}
+
+// hopsIn does so in a list of struct rtnexthop.
+func hopsIn(p []byte, at func([]byte) bool) bool {
+	for len(p) > 0 {
+		if len(p) < unix.SizeofRtNexthop {
+			return false
+		}
+		n := int(binary.NativeEndian.Uint16(p))
+		if n < unix.SizeofRtNexthop || n > len(p) || !at(p[4:]) {
+			return false
+		}
+		p[2] &= unix.RTNH_F_ONLINK // the rest is how it is now
+		p = p[min((n+3)&^3, len(p)):]
+	}
+	return true
+}
+
+// encode makes a request's bytes.
+func encode(kind uint16, flags netlink.HeaderFlags, data []byte) []byte {
+	b, err := request{kind: kind, flags: flags, data: data}.message().MarshalBinary()
+	if err != nil {
+		panic("network: " + err.Error())
+	}
+	return b
+}
