@@ -18,8 +18,13 @@ const (
 // Linux makes longer ones with indirect tables.
 const maxChainLen = MaxQueueSize
 
-// maxFreeChains bounds the chains that a queue keeps for reuse; their slices grow to what a hostile driver asks for.
-const maxFreeChains = 8
+// maxFreeChains bounds the chains that a queue keeps for reuse: those of a large network frame. Slices grow to what a
+// hostile driver asks for, so that of chains with more than smallChain buffers only a few are kept.
+const (
+	maxFreeChains = 64
+	maxFreeLarge  = 8
+	smallChain    = 64
+)
 
 type descriptor struct {
 	addr  uint64
@@ -34,6 +39,7 @@ type descriptor struct {
 type Chain struct {
 	queue      *Queue // whose it is while it is handed out
 	head       uint16
+	taken      uint16 // nextAvail when it was popped
 	readable   [][]byte
 	writable   [][]byte
 	readTotal  uint64
@@ -42,21 +48,25 @@ type Chain struct {
 }
 
 // newChain returns a chain that is marked as handed out. The caller holds q.mu.
-func (q *Queue) newChain(head uint16) *Chain {
+func (q *Queue) newChain(head, taken uint16) *Chain {
 	var c *Chain
 	if n := len(q.free); n > 0 {
 		c, q.free = q.free[n-1], q.free[:n-1]
 	} else {
 		c = &Chain{}
 	}
-	*c = Chain{queue: q, head: head, readable: c.readable[:0], writable: c.writable[:0]}
+	*c = Chain{queue: q, head: head, taken: taken, readable: c.readable[:0], writable: c.writable[:0]}
 	return c
 }
 
 // recycle takes a chain back. The caller holds q.mu.
 func (q *Queue) recycle(c *Chain) {
 	c.queue = nil
-	if len(q.free) < maxFreeChains {
+	limit := maxFreeChains
+	if cap(c.readable)+cap(c.writable) > smallChain {
+		limit = maxFreeLarge
+	}
+	if len(q.free) < limit {
 		q.free = append(q.free, c)
 	}
 }

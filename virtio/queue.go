@@ -18,6 +18,9 @@ func malformed(format string, args ...any) error {
 // errNotOut is a fault of ours: a chain pushed twice, or into a queue that it does not come from.
 var errNotOut = errors.New("virtio: pushing a chain that this queue has not handed out")
 
+// errNotLast is one, too.
+var errNotLast = errors.New("virtio: taking back a chain that is not the latest of this queue")
+
 // QueueConfig is what the driver sets up for one virtqueue through the transport.
 type QueueConfig struct {
 	Size      uint16        // descriptors; a power of two
@@ -128,7 +131,7 @@ func (q *Queue) Pop() (*Chain, error) {
 			q.cfg.Size)
 	}
 	slot := uint32(q.nextAvail & (q.cfg.Size - 1))
-	c := q.newChain(q.avail16(ringStart + 2*slot))
+	c := q.newChain(q.avail16(ringStart+2*slot), q.nextAvail)
 	if err := q.walk(c); err != nil {
 		q.recycle(c)
 		return nil, err
@@ -148,28 +151,76 @@ func (q *Queue) askForKick() uint16 {
 	return q.avail16(ringIdx) - q.nextAvail
 }
 
+// Unpop takes back the latest Pop: the chain is available again, as if nobody had looked at it. Of several chains the last
+// is given back first. The caller must not use the chain or its buffers afterwards. On a queue that was reset meanwhile it
+// does nothing.
+func (q *Queue) Unpop(c *Chain) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if c.queue != q || c.taken != q.nextAvail-1 {
+		return errNotLast
+	}
+	q.nextAvail--
+	q.recycle(c)
+	return nil
+}
+
 // Push gives a chain back to the driver; written is the number of bytes that were written to its device-writable part,
 // from its start. The caller must not use the chain or its buffers afterwards. It does not notify: call Notify when
 // the batch is done. A push to a queue that was reset meanwhile does nothing.
 func (q *Queue) Push(c *Chain, written uint32) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if err := q.use(c, uint64(written)); err != nil {
+		return err
+	}
+	q.publish()
+	return nil
+}
+
+// PushAll is Push for several chains that belong together: the driver sees all of them or none. The written bytes fill
+// each chain but the last.
+func (q *Queue) PushAll(chains []*Chain, written uint64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	defer q.publish()
+	for i, c := range chains {
+		n := written
+		if i < len(chains)-1 {
+			n = min(n, c.WritableLen())
+		}
+		if err := q.use(c, n); err != nil {
+			return err
+		}
+		written -= n
+	}
+	return nil
+}
+
+// use writes the next entry of the used ring and takes c back. The caller holds q.mu, and publishes.
+func (q *Queue) use(c *Chain, written uint64) error {
 	if c.queue != q {
 		return errNotOut
 	}
-	if uint64(written) > c.WritableLen() {
+	if written > c.WritableLen() {
 		return fmt.Errorf("virtio: pushing %d bytes into a chain with room for %d", written, c.WritableLen())
 	}
 	if !q.stopped {
 		slot := ringStart + usedElemSize*uint32(q.nextUsed&(q.cfg.Size-1))
 		q.used.Put32(slot, uint32(c.head))
-		q.used.Put32(slot+4, written)
+		q.used.Put32(slot+4, uint32(written))
 		q.nextUsed++
-		// flags (0: always kick us) and idx share this word.
-		q.used.Store32(ringFlags, uint32(q.nextUsed)<<16)
 	}
 	q.recycle(c)
 	return nil
+}
+
+// publish shows the driver what use has written. The caller holds q.mu.
+func (q *Queue) publish() {
+	if !q.stopped {
+		// flags (0: always kick us) and idx share this word.
+		q.used.Store32(ringFlags, uint32(q.nextUsed)<<16)
+	}
 }
 
 // Notify sends a used-buffer notification unless the driver suppressed it (virtio 1.2 §2.7.7) or nothing was pushed

@@ -298,6 +298,80 @@ func TestPushChecks(t *testing.T) {
 	}
 }
 
+// TestUnpop: a chain that is taken back comes out of the next Pop, and only the latest can be.
+func TestUnpop(t *testing.T) {
+	r := newRings(t, virtio.FeatureEventIdx)
+	for i := range uint16(3) {
+		r.table(descAt+16*int(i), desc{bufferAt, uint32(i) + 1, write, 0})
+		r.publish(i)
+	}
+	pop := func(head int) *virtio.Chain {
+		t.Helper()
+		c, err := r.q.Pop()
+		if err != nil || int(c.Head()) != head || c.WritableLen() != uint64(head)+1 {
+			t.Fatalf("%v, %+v, want chain %d", err, c, head)
+		}
+		return c
+	}
+	a, b, c := pop(0), pop(1), pop(2)
+	if r.q.Unpop(b) == nil || newRings(t, 0).q.Unpop(c) == nil {
+		t.Error("a chain was taken back that is not the latest, or a foreign one")
+	}
+	if err := r.q.Unpop(c); err != nil {
+		t.Fatal(err)
+	}
+	if r.q.Unpop(c) == nil {
+		t.Error("a chain was taken back twice")
+	}
+	if err := r.q.Push(a, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.q.Unpop(b); err != nil || r.q.InFlight() != 0 {
+		t.Fatalf("%v, %d chains in flight", err, r.q.InFlight())
+	}
+	state := r.q.State()
+	if _, err := virtio.RestoreQueue(r.mem, state, 256, virtio.FeatureVersion1, nil); err != nil {
+		t.Error(err)
+	}
+	pop(1)
+	pop(2)
+	if c, err := r.q.Pop(); c != nil || err != nil {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
+// TestPushAll: the driver sees all chains of a batch or none, each full but the last.
+func TestPushAll(t *testing.T) {
+	r := newRings(t, 0)
+	var chains []*virtio.Chain
+	for i := range uint16(4) {
+		r.table(descAt+16*int(i), desc{bufferAt, 100, write, 0})
+		r.publish(i)
+		c, err := r.q.Pop()
+		if err != nil {
+			t.Fatal(err)
+		}
+		chains = append(chains, c)
+	}
+	used := func(i int) uint32 { return binary.LittleEndian.Uint32(r.ram[usedAt+4+8*i+4:]) }
+	idx := func() uint16 { return binary.LittleEndian.Uint16(r.ram[usedAt+2:]) }
+	if err := r.q.PushAll(chains[:3], 250); err != nil {
+		t.Fatal(err)
+	}
+	if idx() != 3 || used(0) != 100 || used(1) != 100 || used(2) != 50 {
+		t.Errorf("index %d, lengths %d, %d, %d", idx(), used(0), used(1), used(2))
+	}
+	if err := r.q.PushAll(chains[3:], 101); err == nil {
+		t.Error("more was pushed than there is room for")
+	}
+	if err := r.q.PushAll(chains[3:], 0); err != nil || idx() != 4 || used(3) != 0 || r.q.InFlight() != 0 {
+		t.Errorf("%v, index %d, length %d", err, idx(), used(3))
+	}
+	if err := r.q.PushAll(chains[:1], 0); err == nil {
+		t.Error("a chain was pushed twice")
+	}
+}
+
 // TestUsedRingStaysInside fills everything around the rings with a pattern: nothing outside the used ring changes.
 func TestUsedRingStaysInside(t *testing.T) {
 	r := newRings(t, virtio.FeatureEventIdx)
@@ -466,5 +540,28 @@ func TestPopPushDoesNotAllocate(t *testing.T) {
 		r.q.Notify()
 	}); n != 0 {
 		t.Errorf("%v allocations per chain", n)
+	}
+}
+
+// TestManyChainsDoNotAllocate: those of a large frame are in hand at once.
+func TestManyChainsDoNotAllocate(t *testing.T) {
+	r := newRings(t, 0)
+	chains := make([]*virtio.Chain, ringSize)
+	for i := range ringSize {
+		r.table(descAt+16*i, desc{bufferAt, 16, write, 0})
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		for i := range chains {
+			r.publish(uint16(i))
+		}
+		for i := range chains {
+			chains[i], _ = r.q.Pop()
+		}
+		_ = r.q.Unpop(chains[ringSize-1])
+		_ = r.q.PushAll(chains[:ringSize-1], 0)
+		c, _ := r.q.Pop()
+		_ = r.q.Push(c, 0)
+	}); n != 0 {
+		t.Errorf("%v allocations for %d chains", n, ringSize)
 	}
 }

@@ -60,11 +60,13 @@ func (m *MMIO) Serve(ctx context.Context, i int) error {
 	}
 	err = m.attached.Load().dev.Serve(ctx, i, q)
 	q.Notify()
-	if fault := (*guestmem.FaultError)(nil); errors.As(err, &fault) {
-		return err
-	}
-	if err != nil && ctx.Err() == nil {
-		m.fail(err, i)
+	if err != nil { // so that what follows is not allocated for every notification
+		if fault := (*guestmem.FaultError)(nil); errors.As(err, &fault) {
+			return err
+		}
+		if ctx.Err() == nil {
+			m.fail(err, i)
+		}
 	}
 	return nil
 }
