@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"virtio":            {"guestmem"},
 	"virtio/eventkick":  {"virtio"},
 	"virtio/virtiotest": {"virtio", "guestmem"},
+	"virtio/ratelimit":  {},
 	"virtio/...":        {"virtio", "guestmem"},
 	"hostfs":            {},
 	"vmm":               {"kvm", "boot", "devices", "guestmem", "virtio", "virtio/balloon", "virtio/eventkick", "virtio/mem"},

@@ -1,0 +1,120 @@
+// Package ratelimit bounds how much a device does in a time, by token buckets: bytes, and operations.
+//
+// What has been done is charged afterwards, when its size is known, and may bring a bucket into debt; the next operation then
+// waits until the debt is paid. So nothing is ever dropped or divided, and what is larger than a burst passes, too.
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+// Rate is what one bucket allows. The zero value allows everything.
+type Rate struct {
+	// PerSecond is what flows in; 0 is no limit.
+	PerSecond uint64
+	// Burst is what may be used at once after a pause; 0 means what flows in within a tenth of a second.
+	Burst uint64
+}
+
+// Config is what a Limiter allows.
+type Config struct {
+	Bytes      Rate
+	Operations Rate
+}
+
+// Limiter is shared by all that it is to bound together. Its methods may be called from any goroutine. A nil Limiter allows
+// everything, for the price of a comparison.
+type Limiter struct {
+	mu                sync.Mutex
+	bytes, operations bucket
+}
+
+// New returns a limiter, or nil when cfg limits nothing.
+func New(cfg Config) *Limiter { return newLimiter(cfg, time.Now()) }
+
+func newLimiter(cfg Config, now time.Time) *Limiter {
+	if cfg.Bytes.PerSecond == 0 && cfg.Operations.PerSecond == 0 {
+		return nil
+	}
+	return &Limiter{bytes: newBucket(cfg.Bytes, now), operations: newBucket(cfg.Operations, now)}
+}
+
+// Wait returns when the next operation may begin, or ctx.Err() when ctx is done before. It calls idle before it sleeps.
+func (l *Limiter) Wait(ctx context.Context, idle func()) error {
+	if l == nil {
+		return nil
+	}
+	for called := false; ; called = true {
+		d := l.delay(time.Now())
+		if d <= 0 {
+			return ctx.Err()
+		}
+		if !called && idle != nil {
+			idle()
+		}
+		t := time.NewTimer(d)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// Charge counts an operation of n bytes.
+func (l *Limiter) Charge(n int) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bytes.level -= float64(n)
+	l.operations.level--
+}
+
+// delay returns how long it takes until neither bucket is empty.
+func (l *Limiter) delay(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(l.bytes.delay(now), l.operations.delay(now))
+}
+
+// bucket holds tokens: a level above zero is what may be used, below zero what is owed.
+type bucket struct {
+	rate, burst, level float64
+	last               time.Time
+}
+
+func newBucket(r Rate, now time.Time) bucket {
+	burst := float64(r.Burst)
+	if r.Burst == 0 {
+		burst = max(float64(r.PerSecond)/10, 1)
+	}
+	return bucket{rate: float64(r.PerSecond), burst: burst, level: burst, last: now}
+}
+
+func (b *bucket) delay(now time.Time) time.Duration {
+	if b.rate == 0 {
+		return 0
+	}
+	if passed := now.Sub(b.last); passed > 0 {
+		b.level = min(b.level+b.rate*passed.Seconds(), b.burst)
+		b.last = now
+	}
+	if b.level > 0 {
+		return 0
+	}
+	// Rounded up, and as long as a timer is worth the trouble.
+	d := math.Ceil((1e-9 - b.level) / b.rate * float64(time.Second))
+	return time.Duration(min(max(d, float64(50*time.Microsecond)), float64(time.Hour)))
+}
+
+// String is how a limiter shows in messages.
+func (c Config) String() string {
+	return fmt.Sprintf("%d bytes/s, %d operations/s", c.Bytes.PerSecond, c.Operations.PerSecond)
+}
