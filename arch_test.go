@@ -34,6 +34,8 @@ var arrows = map[string][]string{
 	"virtio/eventkick":  {"virtio"},
 	"virtio/virtiotest": {"virtio", "guestmem"},
 	"virtio/ratelimit":  {},
+	"virtio/net":        {"virtio", "virtio/ratelimit"},
+	"virtio/net/tap":    {"virtio/net"},
 	"virtio/...":        {"virtio", "guestmem"},
 	"hostfs":            {},
 	"vmm":               {"kvm", "boot", "devices", "guestmem", "virtio", "virtio/balloon", "virtio/eventkick", "virtio/mem"},
@@ -58,8 +60,8 @@ var arrows = map[string][]string{
 // parsers are the packages that parse what a guest or a user's image says. They open no files, make no system calls and
 // see no memory but through guestmem.
 var parsers = []string{
-	"boot", "devices", "virtio", "virtio/balloon", "virtio/blk", "virtio/console", "virtio/fs", "virtio/mem", "virtio/rng",
-	"virtio/vsock", "runtime/agent",
+	"boot", "devices", "virtio", "virtio/balloon", "virtio/blk", "virtio/console", "virtio/fs", "virtio/mem", "virtio/net",
+	"virtio/rng", "virtio/vsock", "runtime/agent",
 }
 
 // silent are the packages that never log.

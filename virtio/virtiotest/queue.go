@@ -305,3 +305,6 @@ func (q *Queue) Do(readable [][]byte, writable ...int) *Request {
 	q.Wait(r)
 	return r
 }
+
+// InFlight returns the number of chains that the driver made available and has not reaped.
+func (q *Queue) InFlight() int { return len(q.requests) }

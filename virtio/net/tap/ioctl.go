@@ -1,0 +1,150 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/virtio/net"
+)
+
+// Offloads of TUNSETOFFLOAD (linux/if_tun.h).
+const (
+	tunCSum = 0x01
+	tunTSO4 = 0x02
+	tunTSO6 = 0x04
+	tunECN  = 0x08
+	tunUFO  = 0x10
+	tunUSO  = 0x20 | 0x40 // for IPv4 and IPv6: the kernel takes both or none
+)
+
+// flags are what an interface of ours is: Ethernet, no header but virtio_net_hdr.
+const flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+
+// attach makes fd a queue of the interface, which the first call makes if it does not exist.
+func (t *TAP) attach(fd int, multiQueue bool) error {
+	ifr, err := unix.NewIfreq(t.name)
+	if err != nil {
+		return fmt.Errorf("a name of at most %d bytes is needed", unix.IFNAMSIZ-1)
+	}
+	want := uint16(flags)
+	if multiQueue {
+		want |= unix.IFF_MULTI_QUEUE
+	}
+	if unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr) == nil {
+		if got := ifr.Uint16(); got&(unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR) != flags || multiQueue && got&unix.IFF_MULTI_QUEUE == 0 {
+			return fmt.Errorf("the open file belongs to %s, an interface with flags %#x, %#x are needed", ifr.Name(), got, want)
+		}
+	} else {
+		ifr.SetUint16(want)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+			return t.explain(err, multiQueue)
+		}
+	}
+	t.name = ifr.Name()
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, net.HeaderSize); err != nil {
+		return os.NewSyscallError("TUNSETVNETHDRSZ", err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1); err != nil {
+		return os.NewSyscallError("TUNSETVNETLE", err)
+	}
+	return nil
+}
+
+// explain says what an error of TUNSETIFF means.
+func (t *TAP) explain(err error, multiQueue bool) error {
+	name, inner := t.name, os.NewSyscallError("TUNSETIFF", err)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: making an interface takes CAP_NET_ADMIN, using one takes that or being its owner: "+
+			"ip tuntap add dev %s mode tap user $USER", inner, name)
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("%w: another program uses the interface", inner)
+	case errors.Is(err, unix.E2BIG):
+		return fmt.Errorf("%w: the interface has no more queues", inner)
+	case errors.Is(err, unix.EINVAL) && multiQueue:
+		return fmt.Errorf("%w: is it an interface with one queue, or none of mode tap? Make it with: "+
+			"ip tuntap add dev %s mode tap multi_queue", inner, name)
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w: is it an interface with several queues, or none of mode tap? Make it with: "+
+			"ip tuntap add dev %s mode tap", inner, name)
+	}
+	return inner
+}
+
+// probe asks the kernel which offloads it can do.
+func (t *TAP) probe() uint64 {
+	// What the driver sends is up to the kernel's parser of virtio_net_hdr, which has known these for long.
+	f := net.FeatureCSum | net.FeatureHostTSO4 | net.FeatureHostTSO6 | net.FeatureHostECN
+	for _, o := range []struct {
+		tun      int
+		features uint64
+	}{
+		{tunCSum, net.FeatureGuestCSum},
+		{tunCSum | tunTSO4, net.FeatureGuestTSO4},
+		{tunCSum | tunTSO6, net.FeatureGuestTSO6},
+		{tunCSum | tunTSO4 | tunECN, net.FeatureGuestECN},
+		{tunCSum | tunUFO, net.FeatureGuestUFO | net.FeatureHostUFO},
+		{tunCSum | tunUSO, net.FeatureGuestUSO4 | net.FeatureGuestUSO6 | net.FeatureHostUSO},
+	} {
+		if t.setOffload(o.tun) == nil {
+			f |= o.features
+		}
+	}
+	return f
+}
+
+func (t *TAP) setOffload(tun int) error {
+	return control(t.queues[0].file, func(fd int) error {
+		return os.NewSyscallError("TUNSETOFFLOAD", unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tun))
+	})
+}
+
+// SetOffloads implements net.Link.
+func (t *TAP) SetOffloads(features uint64) error {
+	tun := 0
+	for _, o := range []struct {
+		tun      int
+		features uint64 // all of them
+	}{
+		{tunCSum, net.FeatureGuestCSum},
+		{tunTSO4, net.FeatureGuestTSO4},
+		{tunTSO6, net.FeatureGuestTSO6},
+		{tunECN, net.FeatureGuestECN},
+		{tunUFO, net.FeatureGuestUFO},
+		{tunUSO, net.FeatureGuestUSO4 | net.FeatureGuestUSO6},
+	} {
+		if features&o.features == o.features {
+			tun |= o.tun
+		}
+	}
+	return t.setOffload(tun)
+}
+
+// SetPairs implements net.Link: the kernel spreads frames over the queues that are attached.
+func (t *TAP) SetPairs(n int) error {
+	for ; t.attached > n; t.attached-- {
+		if err := t.setQueue(t.attached-1, unix.IFF_DETACH_QUEUE); err != nil {
+			return err
+		}
+	}
+	for ; t.attached < n; t.attached++ {
+		if err := t.setQueue(t.attached, unix.IFF_ATTACH_QUEUE); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *TAP) setQueue(i int, flag uint16) error {
+	ifr, err := unix.NewIfreq(t.name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(flag)
+	return control(t.queues[i].file, func(fd int) error {
+		return os.NewSyscallError("TUNSETQUEUE", unix.IoctlIfreq(fd, unix.TUNSETQUEUE, ifr))
+	})
+}
