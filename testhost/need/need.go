@@ -14,6 +14,7 @@ import (
 const (
 	RootUser     = "root"        // to mount, and to make namespaces and cgroups
 	FUSE         = "fuse"        // /dev/fuse
+	TUN          = "tun"         // /dev/net/tun
 	KVM          = "kvm"         // /dev/kvm, be it one that only emulates kernel code
 	VM           = "vm"          // KVM that runs guest kernels, and what scripts/test makes for their tests
 	TestHost     = "testhost"    // the machine of testhost
@@ -64,6 +65,15 @@ func Root(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		Lacking(t, RootUser, "root")
+	}
+}
+
+// TAP ends the test where no TAP interface can be made, in a network namespace of the test's own.
+func TAP(t testing.TB) {
+	t.Helper()
+	Root(t)
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		Lacking(t, TUN, "/dev/net/tun")
 	}
 }
 

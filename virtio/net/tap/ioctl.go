@@ -74,23 +74,32 @@ func (t *TAP) explain(err error, multiQueue bool) error {
 	return inner
 }
 
-// probe asks the kernel which offloads it can do.
+// offloads are the features that are one of TUNSETOFFLOAD's each, in the order in which they need each other.
+var offloads = []struct {
+	tun, with int    // with what it needs
+	guest     uint64 // what the driver can take then
+	host      uint64 // what the kernel takes from it, if it knows this one
+}{
+	{tunCSum, 0, net.FeatureGuestCSum, 0},
+	{tunTSO4, tunCSum, net.FeatureGuestTSO4, 0},
+	{tunTSO6, tunCSum, net.FeatureGuestTSO6, 0},
+	{tunECN, tunCSum | tunTSO4, net.FeatureGuestECN, 0},
+	{tunUFO, tunCSum, net.FeatureGuestUFO, net.FeatureHostUFO},
+	{tunUSO, tunCSum, net.FeatureGuestUSO4 | net.FeatureGuestUSO6, net.FeatureHostUSO},
+}
+
+// probe asks the kernel which offloads it can do: all at once, as each question takes a lock that all interfaces share.
 func (t *TAP) probe() uint64 {
+	all := 0
+	for _, o := range offloads {
+		all |= o.tun
+	}
+	hasAll := t.setOffload(all) == nil
 	// What the driver sends is up to the kernel's parser of virtio_net_hdr, which has known these for long.
 	f := net.FeatureCSum | net.FeatureHostTSO4 | net.FeatureHostTSO6 | net.FeatureHostECN
-	for _, o := range []struct {
-		tun      int
-		features uint64
-	}{
-		{tunCSum, net.FeatureGuestCSum},
-		{tunCSum | tunTSO4, net.FeatureGuestTSO4},
-		{tunCSum | tunTSO6, net.FeatureGuestTSO6},
-		{tunCSum | tunTSO4 | tunECN, net.FeatureGuestECN},
-		{tunCSum | tunUFO, net.FeatureGuestUFO | net.FeatureHostUFO},
-		{tunCSum | tunUSO, net.FeatureGuestUSO4 | net.FeatureGuestUSO6 | net.FeatureHostUSO},
-	} {
-		if t.setOffload(o.tun) == nil {
-			f |= o.features
+	for _, o := range offloads {
+		if hasAll || t.setOffload(o.tun|o.with) == nil {
+			f |= o.guest | o.host
 		}
 	}
 	return f
@@ -105,18 +114,8 @@ func (t *TAP) setOffload(tun int) error {
 // SetOffloads implements net.Link.
 func (t *TAP) SetOffloads(features uint64) error {
 	tun := 0
-	for _, o := range []struct {
-		tun      int
-		features uint64 // all of them
-	}{
-		{tunCSum, net.FeatureGuestCSum},
-		{tunTSO4, net.FeatureGuestTSO4},
-		{tunTSO6, net.FeatureGuestTSO6},
-		{tunECN, net.FeatureGuestECN},
-		{tunUFO, net.FeatureGuestUFO},
-		{tunUSO, net.FeatureGuestUSO4 | net.FeatureGuestUSO6},
-	} {
-		if features&o.features == o.features {
+	for _, o := range offloads {
+		if features&o.guest == o.guest {
 			tun |= o.tun
 		}
 	}
@@ -147,4 +146,21 @@ func (t *TAP) setQueue(i int, flag uint16) error {
 	return control(t.queues[i].file, func(fd int) error {
 		return os.NewSyscallError("TUNSETQUEUE", unix.IoctlIfreq(fd, unix.TUNSETQUEUE, ifr))
 	})
+}
+
+// MTU returns the MTU of an interface in the network namespace of the calling thread.
+func MTU(name string) (uint16, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("MTU of %s: %w", name, os.NewSyscallError("socket", err))
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFMTU, ifr)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("MTU of %s: %w", name, os.NewSyscallError("SIOCGIFMTU", err))
+	}
+	return uint16(min(ifr.Uint32(), 65535)), nil
 }

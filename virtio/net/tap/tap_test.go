@@ -27,7 +27,7 @@ type namespace struct {
 // newNamespace makes one; it ends with the test.
 func newNamespace(t testing.TB) *namespace {
 	t.Helper()
-	need.Root(t)
+	need.TAP(t)
 	ns := &namespace{calls: make(chan func())}
 	made := make(chan error)
 	go func() {
