@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 	"virtio/eventkick":  {"virtio"},
 	"virtio/virtiotest": {"virtio", "guestmem"},
 	"virtio/ratelimit":  {},
+	"virtio/blk":        {"virtio", "virtio/ratelimit"},
 	"virtio/net":        {"virtio", "virtio/ratelimit"},
 	"virtio/net/tap":    {"virtio/net"},
 	"virtio/...":        {"virtio", "guestmem"},

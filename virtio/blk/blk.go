@@ -11,6 +11,7 @@ import (
 	"log/slog"
 
 	"github.com/govmm/govmm/virtio"
+	"github.com/govmm/govmm/virtio/ratelimit"
 )
 
 // Feature bits (virtio 1.2 §5.2.3).
@@ -79,6 +80,8 @@ type Config struct {
 	BlockSize uint32
 	// Queues is the number of request queues; 0 means 1.
 	Queues int
+	// Limit bounds what all queues do together: requests, and the bytes that they move. nil does not.
+	Limit *ratelimit.Limiter
 	// Logger gets errors of Storage, rate-limited. nil discards.
 	Logger *slog.Logger
 }
@@ -187,10 +190,14 @@ func (d *Device) Reset() {}
 // Serve implements virtio.Device. The driver hears of each request when it is done: the next one may take long.
 func (d *Device) Serve(ctx context.Context, _ int, q *virtio.Queue) error {
 	for ctx.Err() == nil {
+		if err := d.cfg.Limit.Wait(ctx, nil); err != nil {
+			return err
+		}
 		c, err := q.Pop()
 		if c == nil {
 			return err
 		}
+		d.cfg.Limit.Charge(max(int(c.ReadableLen()+c.WritableLen())-headerSize-1, 0))
 		written, err := d.request(c, q.Features())
 		if perr := q.Push(c, written); perr != nil {
 			return perr

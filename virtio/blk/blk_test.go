@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/govmm/govmm/virtio"
+	"github.com/govmm/govmm/virtio/ratelimit"
 	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
@@ -145,6 +147,28 @@ func TestInOrder(t *testing.T) {
 	q.Wait(last)
 	if got := g.disk.sector(5, 1)[9]; got != 19 {
 		t.Errorf("write %d won", got)
+	}
+}
+
+// TestLimit: all queues together move no more than they may, every request is carried out, and a reset does not wait.
+func TestLimit(t *testing.T) {
+	const rate = 1 << 20
+	limit := ratelimit.New(ratelimit.Config{Bytes: ratelimit.Rate{PerSecond: rate, Burst: 4096}})
+	g := newGuest(t, Config{Storage: newMemory(t, 256), Queues: 2, Limit: limit}, virtiotest.Options{})
+	began := time.Now()
+	for i := range 30 {
+		g.Queue(i%2).Do([][]byte{header(typeOut, 0), pattern(8192)}, 1)
+	}
+	// The last request is paid for by the next one.
+	if took, least := time.Since(began), time.Duration(29*8192-4096)*time.Second/rate; took < least {
+		t.Errorf("30 writes took %v, at least %v was due", took, least)
+	}
+	limit.Charge(100 << 20)
+	g.Queue(0).Add([][]byte{header(typeFlush, 0)}, 1)
+	g.Queue(0).Kick()
+	began = time.Now()
+	if g.Reset(); time.Since(began) > 10*time.Second {
+		t.Errorf("a reset took %v", time.Since(began))
 	}
 }
 

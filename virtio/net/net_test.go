@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/govmm/govmm/virtio"
+	"github.com/govmm/govmm/virtio/ratelimit"
 	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
@@ -395,6 +397,50 @@ func TestBadState(t *testing.T) {
 	} {
 		if err := fresh().UnmarshalState(change(slices.Clone(good))); err == nil {
 			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// TestLimits: each direction is bounded by its own limiter, nothing is lost, and the driver hears of what is done before a pause.
+func TestLimits(t *testing.T) {
+	const rate, size, frames = 1 << 20, 1000, 100
+	least := time.Duration((frames-1)*size-4096) * time.Second / rate
+	limit := func() *ratelimit.Limiter {
+		return ratelimit.New(ratelimit.Config{Bytes: ratelimit.Rate{PerSecond: rate, Burst: 4096}})
+	}
+	for _, direction := range []string{"rx", "tx"} {
+		cfg := Config{Link: &fakeLink{features: allOffloads, wait: true}}
+		if direction == "rx" {
+			cfg.LimitRX = limit()
+		} else {
+			cfg.LimitTX = limit()
+		}
+		g := newGuest(t, cfg, virtiotest.Options{QueueSize: 256, Without: virtio.FeatureEventIdx})
+		g.post(repeat(2048, 200)...)
+		began := time.Now()
+		for i := range frames {
+			g.link.arrive(0, frame(size, i))
+			g.Queue(1).Add([][]byte{append(make([]byte, HeaderSize), frame(size, i)...)})
+		}
+		g.Queue(0).Kick()
+		g.Queue(1).Kick()
+		first := map[string]int{"rx": 0, "tx": 1}[direction]
+		virtiotest.Eventually(t, "an interrupt for the first frames", func() bool { return g.Queue(first).UsedIdx() > 0 && g.Interrupts() > 0 })
+		for i, n := range []int{first, 1 - first} {
+			virtiotest.Eventually(t, "all frames", func() bool { return g.Queue(n).UsedIdx() == frames })
+			if took := time.Since(began); i == 0 && took < least {
+				t.Errorf("%s: %d frames took %v, at least %v was due", direction, frames, took, least)
+			}
+		}
+		if s := g.dev.Stats(); s.RX.Frames != frames || s.TX.Frames != frames {
+			t.Errorf("%+v", s)
+		}
+		began = time.Now()
+		cfg.LimitRX.Charge(100 << 20)
+		cfg.LimitTX.Charge(100 << 20)
+		g.Queue(1).Kick()
+		if g.Reset(); time.Since(began) > 10*time.Second {
+			t.Errorf("a reset took %v", time.Since(began))
 		}
 	}
 }

@@ -43,11 +43,11 @@ func (d *Device) transmit(ctx context.Context, pair int, q *virtio.Queue) error 
 // send hands one frame to the link. What is no frame is dropped.
 func (d *Device) send(ctx context.Context, pair int, s *sender, c *virtio.Chain) {
 	n := c.ReadableLen()
+	d.cfg.LimitTX.Charge(int(max(min(n, MaxFrame), HeaderSize) - HeaderSize)) // what is dropped costs time, too
 	if n < minRoom || n > MaxFrame || d.linkDown.Load() {
 		s.count.drops.Add(1)
 		return
 	}
-	d.cfg.LimitTX.Charge(int(n) - HeaderSize)
 	if err := d.link.Send(ctx, pair, c.Readable()); err != nil {
 		s.count.drops.Add(1)
 		if !errors.Is(err, ErrBadFrame) && ctx.Err() == nil {

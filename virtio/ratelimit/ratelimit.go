@@ -8,6 +8,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -114,7 +116,28 @@ func (b *bucket) delay(now time.Time) time.Duration {
 	return time.Duration(min(max(d, float64(50*time.Microsecond)), float64(time.Hour)))
 }
 
-// String is how a limiter shows in messages.
-func (c Config) String() string {
-	return fmt.Sprintf("%d bytes/s, %d operations/s", c.Bytes.PerSecond, c.Operations.PerSecond)
+// ParseRate reads RATE or RATE:BURST, numbers that may have a suffix K, M or G (powers of 1024).
+func ParseRate(s string) (Rate, error) {
+	rate, burst, both := strings.Cut(s, ":")
+	var r Rate
+	var ok, alsoOK bool
+	if r.PerSecond, ok = parseNumber(rate); both && ok {
+		r.Burst, alsoOK = parseNumber(burst)
+	}
+	if !ok || both && !alsoOK {
+		return Rate{}, fmt.Errorf("%q is not a rate: write a number for each second, with K, M or G, and after a colon what "+
+			"may come at once, such as 10M:1M", s)
+	}
+	return r, nil
+}
+
+func parseNumber(s string) (uint64, bool) {
+	shift := 0
+	if n := len(s) - 1; n >= 0 {
+		if i := strings.IndexByte("KMG", s[n]&^0x20); i >= 0 {
+			s, shift = s[:n], 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n << shift, err == nil && n > 0 && n <= math.MaxInt64>>shift
 }

@@ -80,6 +80,18 @@ func TestRate(t *testing.T) {
 	}
 }
 
+func TestParseRate(t *testing.T) {
+	for in, want := range map[string]Rate{
+		"1": {1, 0}, "10M": {10 << 20, 0}, "1k:5": {1024, 5}, "2G:1M": {2 << 30, 1 << 20}, "9223372036854775807": {1<<63 - 1, 0},
+		"": {}, "0": {}, "x": {}, "1:": {}, ":1": {}, "1:0": {}, "-1": {}, "1T": {}, "1:2:3": {}, "K": {}, "9007199254740993K": {},
+	} {
+		got, err := ParseRate(in)
+		if got != want || (err == nil) != (want != Rate{}) {
+			t.Errorf("%q: %+v, %v, want %+v", in, got, err, want)
+		}
+	}
+}
+
 func TestContext(t *testing.T) {
 	l := New(Config{Operations: Rate{PerSecond: 1, Burst: 1}})
 	l.Charge(0)
