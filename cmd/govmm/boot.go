@@ -21,7 +21,7 @@ type bootFlags struct {
 	kernel, initrd, cmdline string
 	memory, maxMemory       string
 	vsock                   string
-	disks, shares           []string
+	disks, shares, nets     []string
 	cpus                    int
 	firmware, protocol      string
 	traceExits              bool
@@ -31,17 +31,22 @@ func bootCommand() *cobra.Command {
 	var f bootFlags
 	cmd := &cobra.Command{
 		Use:   "boot --kernel FILE [flags]",
-		Short: "boot a kernel, with disks, shared directories and a vsock",
+		Short: "boot a kernel, with disks, networks, shared directories and a vsock",
 		Long: `boot runs a kernel in a micro-VM until it resets or powers itself off, with its serial console on this
 terminal, which belongs to the guest meanwhile: Ctrl-C goes there, too. Type Ctrl-A x to end the VM, Ctrl-A
 Ctrl-A for a Ctrl-A.
 
 Disks are /dev/vda, /dev/vdb and so on in the guest, in the order of the flags. A distribution's kernel (a bzImage)
 needs its own initramfs, which has the drivers: --initrd. Nothing is written to a disk or a directory with ",ro".
+
+A network's TAP interface is used if it exists (ip tuntap add dev NAME mode tap user $USER, with multi_queue for several
+queues), and else made for the life of the VM. rate=N[:BURST] bounds the bytes that a disk, or each direction of a network,
+moves in a second, and ops=N[:BURST] the requests or frames; N may have a suffix K, M or G.
+
 What the guest frees goes back to the host, if it has a driver for the balloon.`,
 		Example: `  govmm boot --kernel vmlinux --initrd initrd.cpio --cmdline console=ttyS0
   govmm boot --kernel /boot/vmlinuz --initrd /boot/initrd.img --disk root.img \
-      --cpus 4 --memory 1G --cmdline "console=ttyS0 root=/dev/vda rw"
+      --cpus 4 --memory 1G --cmdline "console=ttyS0 root=/dev/vda rw" --net tap=tap0
   govmm boot --kernel vmlinux --initrd initrd.cpio --fs src=$HOME/src,ro --vsock /tmp/vm.sock`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return f.run() },
@@ -53,7 +58,8 @@ What the guest frees goes back to the host, if it has a driver for the balloon.`
 	fs.StringVar(&f.memory, "memory", "256M", "RAM, with a suffix K, M or G")
 	fs.StringVar(&f.maxMemory, "max-memory", "", "RAM up to which the guest grows when it needs it, by virtio-mem (default: it does not)")
 	fs.IntVar(&f.cpus, "cpus", 1, "number of virtual CPUs")
-	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro]; may be repeated")
+	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro][,rate=N][,ops=N]; may be repeated")
+	fs.StringArrayVar(&f.nets, "net", nil, "network, tap=NAME[,mac=ADDRESS][,queues=N][,rate=N][,ops=N]; may be repeated")
 	fs.StringArrayVar(&f.shares, "fs", nil, "shared directory, TAG=DIR[,ro]; in the guest: mount -t virtiofs TAG /mnt; may be repeated")
 	fs.StringVar(&f.vsock, "vsock", "", "Unix socket of the vsock bridge: write \"CONNECT PORT\" to it; the guest's own calls go to PATH_PORT")
 	fs.StringVar(&f.firmware, "firmware", "auto", "what tells the kernel of CPUs and devices: mptable, acpi or auto (acpi for a bzImage)")

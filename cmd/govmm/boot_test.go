@@ -102,6 +102,9 @@ func TestErrors(t *testing.T) {
 		{"--kernel " + kernel + " --cpus two", false, `invalid argument "two" for "--cpus"`},
 		{"--kernel " + kernel + " --disk " + missing, false, "--disk " + missing},
 		{"--kernel " + kernel + " --disk " + missing + ",ro", false, "no such file or directory"},
+		{"--kernel " + kernel + " --net bridge=br0", false, "--net bridge=br0: write tap=NAME[,mac=ADDRESS]"},
+		{"--kernel " + kernel + " --net tap=t,queues=many", false, "queues=many: between 1 and 64"},
+		{"--kernel " + kernel + " --disk disk,ops=0", false, `--disk disk,ops=0: "0" is not a rate`},
 		{"--kernel " + kernel + " --fs src=" + missing, false, "--fs src=" + missing + ": stat " + missing + ": no such file or directory"},
 		{"--kernel " + kernel + " --fs " + missing, false, "write TAG=DIR"},
 		{"--kernel " + kernel + " --fs src=" + kernel, false, "is not a directory"},
@@ -141,7 +144,7 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"Ctrl-A x", "--kernel", "--initrd", "--disk", "FILE[,ro]", "--fs", "TAG=DIR", "--vsock", "--cpus", "--memory", "--max-memory", "--cmdline",
+		"Ctrl-A x", "--kernel", "--initrd", "--disk", "FILE[,ro]", "rate=N", "--net", "tap=NAME", "--fs", "TAG=DIR", "--vsock", "--cpus", "--memory", "--max-memory", "--cmdline",
 		"--trace-exits", "Examples:",
 	} {
 		if !strings.Contains(string(out), want) {

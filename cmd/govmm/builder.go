@@ -12,6 +12,7 @@ import (
 	"github.com/govmm/govmm/guestkernel"
 	"github.com/govmm/govmm/virtio/blk"
 	"github.com/govmm/govmm/virtio/blk/rawfile"
+	"github.com/govmm/govmm/virtio/ratelimit"
 	"github.com/govmm/govmm/virtio/rng"
 	"github.com/govmm/govmm/vmm"
 )
@@ -86,6 +87,11 @@ func (b *builder) devices(cfg *vmm.Config, f *bootFlags) error {
 			return fmt.Errorf("--disk %s: %w", arg, err)
 		}
 	}
+	for _, arg := range f.nets {
+		if err := b.network(cfg, arg); err != nil {
+			return fmt.Errorf("--net %s: %w", arg, err)
+		}
+	}
 	for _, arg := range f.shares {
 		if err := b.share(cfg, arg); err != nil {
 			return fmt.Errorf("--fs %s: %w", arg, err)
@@ -102,11 +108,44 @@ func (b *builder) devices(cfg *vmm.Config, f *bootFlags) error {
 // cutReadOnly takes the option ",ro" off an argument.
 func cutReadOnly(arg string) (string, bool) { return strings.CutSuffix(arg, ",ro") }
 
+// splitDisk takes the options off a disk's argument, from its end: a file's name may have commas.
+func splitDisk(arg string) (path string, readOnly bool, limit ratelimit.Config, err error) {
+	for {
+		i := strings.LastIndexByte(arg, ',')
+		option := arg[i+1:]
+		taken, err := limitOption(&limit, option)
+		switch {
+		case err != nil:
+			return "", false, limit, err
+		case i >= 0 && option == "ro":
+			readOnly = true
+		case i < 0 || !taken:
+			return arg, readOnly, limit, nil
+		}
+		arg = arg[:i]
+	}
+}
+
+// limitOption takes the options rate=N[:BURST] and ops=N[:BURST], and says whether it is one of them.
+func limitOption(limit *ratelimit.Config, option string) (bool, error) {
+	key, value, _ := strings.Cut(option, "=")
+	rate, ok := map[string]*ratelimit.Rate{"rate": &limit.Bytes, "ops": &limit.Operations}[key]
+	if !ok {
+		return false, nil
+	}
+	var err error
+	*rate, err = ratelimit.ParseRate(value)
+	return true, err
+}
+
 // maxDiskQueues bounds a disk's queues, of which more than a few bring nothing.
 const maxDiskQueues = 16
 
 func (b *builder) disk(cfg *vmm.Config, i int, arg string) error {
-	path, readOnly := cutReadOnly(arg)
+	path, readOnly, limit, err := splitDisk(arg)
+	if err != nil {
+		return err
+	}
 	storage, err := rawfile.Open(path, readOnly)
 	if err != nil {
 		return err
@@ -114,7 +153,8 @@ func (b *builder) disk(cfg *vmm.Config, i int, arg string) error {
 	b.onCleanup(func() { storage.Close() })
 	d, err := blk.New(blk.Config{
 		Storage: storage, ReadOnly: readOnly, Serial: fmt.Sprintf("govmm-disk%d", i),
-		BlockSize: storage.BlockSize(), Queues: min(cfg.CPUs, maxDiskQueues), Logger: cfg.Logger,
+		BlockSize: storage.BlockSize(), Queues: min(cfg.CPUs, maxDiskQueues),
+		Limit: ratelimit.New(limit), Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err
