@@ -99,7 +99,7 @@ const (
 	queueSize   = 256
 	controlSize = 64
 	fullDuplex  = 1
-	// notifyEvery is after how many frames of a batch the guest is told of them.
+	// notifyEvery is after how many chains of a batch the guest is told of them: while it takes some, others are filled.
 	notifyEvery = 32
 )
 

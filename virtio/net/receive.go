@@ -45,8 +45,8 @@ func (d *Device) receive(ctx context.Context, pair int, q *virtio.Queue) error {
 		r.q, r.idle = q, q.Notify
 	}
 	defer r.giveBack()
-	lost := 0
-	for n := 1; ctx.Err() == nil && pair < int(d.pairs.Load()); n++ {
+	lost, used := 0, 0
+	for ctx.Err() == nil && pair < int(d.pairs.Load()) {
 		if err := d.cfg.LimitRX.Wait(ctx, r.idle); err != nil {
 			return err
 		}
@@ -65,10 +65,12 @@ func (d *Device) receive(ctx context.Context, pair int, q *virtio.Queue) error {
 			return nil // no buffers: the driver kicks when it has some
 		}
 		lost = 0
-		if err := d.deliver(r, size); err != nil {
+		n, err := d.deliver(r, size)
+		if err != nil {
 			return err
 		}
-		if n%notifyEvery == 0 {
+		if used += n; used >= notifyEvery {
+			used = 0
 			q.Notify()
 		}
 	}
@@ -176,9 +178,9 @@ func (d *Device) unstash(r *receiver) (int, error) {
 	return 0, nil
 }
 
-// deliver gives the driver the chains that a frame of n bytes lies in.
-func (d *Device) deliver(r *receiver, n int) error {
-	used, buffers, left := 0, 0, uint64(n)
+// deliver gives the driver the chains that a frame of n bytes lies in, and returns their number.
+func (d *Device) deliver(r *receiver, n int) (used int, err error) {
+	buffers, left := 0, uint64(n)
 	for left > 0 {
 		c := r.chains[used]
 		used++
@@ -188,13 +190,13 @@ func (d *Device) deliver(r *receiver, n int) error {
 	}
 	putAt(r.buffers, numBuffers, uint16(used))
 	if err := r.q.PushAll(r.chains[:used], uint64(n)); err != nil {
-		return err
+		return used, err
 	}
 	r.chains = r.chains[:copy(r.chains, r.chains[used:])]
 	r.buffers = r.buffers[:copy(r.buffers, r.buffers[buffers:])]
 	r.count.frame(n)
 	d.cfg.LimitRX.Charge(n - HeaderSize)
-	return nil
+	return used, nil
 }
 
 // putAt writes a little-endian value at an offset from the start of the buffers, wherever they are divided.

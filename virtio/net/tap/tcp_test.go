@@ -28,9 +28,11 @@ type station struct {
 	tap  *TAP
 	dev  *net.Device
 	ip   string
+	ip6  string
 	room []int // of a receive buffer
 
-	frames, segments, partial int // received: all, those of more than a packet, those without a checksum
+	frames, segments, partial int          // received: all, those of more than a packet, those without a checksum
+	types                     map[byte]int // by type of segmentation
 }
 
 const (
@@ -41,7 +43,8 @@ const (
 // newStation gives the TAP the address ip with the given MTU.
 func newStation(t testing.TB, n, mtu int, without uint64, room []int) *station {
 	t.Helper()
-	s := &station{ns: newNamespace(t), ip: fmt.Sprintf("10.8.0.%d", n), room: room}
+	s := &station{ns: newNamespace(t), ip: fmt.Sprintf("10.8.0.%d", n), ip6: fmt.Sprintf("fd00::%d", n), room: room}
+	s.types = map[byte]int{}
 	s.tap = s.ns.tap(t, Config{Name: "gv%d"})
 	s.ns.ip(t, fmt.Sprintf("link set gv0 mtu %d address 02:00:00:00:00:0%d addrgenmode none", mtu, n))
 	s.ns.ip(t, "link set lo up")
@@ -57,6 +60,7 @@ func newStation(t testing.TB, n, mtu int, without uint64, room []int) *station {
 	s.Queue(0).Kick()
 	s.ns.ip(t, "addr add "+s.ip+"/24 dev gv0")
 	s.ns.ip(t, "link set gv0 up")
+	s.ns.ip(t, "addr add "+s.ip6+"/64 dev gv0 nodad")
 	return s
 }
 
@@ -77,6 +81,7 @@ func (s *station) received(mtu int) (frames [][]byte) {
 		}
 		done = done[n:]
 		s.frames++
+		s.types[p[1]&^unix.VIRTIO_NET_HDR_GSO_ECN]++
 		if p[0]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0 {
 			s.partial++
 		}
@@ -119,15 +124,15 @@ func connect(t testing.TB, mtu int, a, b *station) (stop func()) {
 			}
 		}
 	}()
-	return func() { over.Store(true); <-ended }
+	return func() { over.Store(true); <-ended } // may be called twice
 }
 
-// transfer sends n bytes by TCP from one station to another, and compares their hashes.
-func transfer(t *testing.T, from, to *station, n int64) {
+// transfer sends n bytes by TCP to another station's address, and compares their hashes.
+func transfer(t *testing.T, from, to *station, address string, n int64) {
 	t.Helper()
 	var l stdnet.Listener
 	var err error
-	to.ns.do(func() { l, err = stdnet.Listen("tcp4", to.ip+":0") })
+	to.ns.do(func() { l, err = stdnet.Listen("tcp", stdnet.JoinHostPort(address, "0")) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +152,7 @@ func transfer(t *testing.T, from, to *station, n int64) {
 		}
 	}()
 	var c stdnet.Conn
-	from.ns.do(func() { c, err = stdnet.DialTimeout("tcp4", l.Addr().String(), 10*time.Second) })
+	from.ns.do(func() { c, err = stdnet.DialTimeout("tcp", l.Addr().String(), 10*time.Second) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,11 +191,11 @@ func TestTCP(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := newStation(t, 1, tt.mtu, tt.without, tt.room), newStation(t, 2, tt.mtu, tt.without, tt.room)
 			stop := connect(t, tt.mtu, a, b)
-			transfer(t, a, b, 8<<20)
-			transfer(t, b, a, 8<<20)
+			transfer(t, a, b, b.ip, 8<<20)
+			transfer(t, b, a, a.ip6, 8<<20)
 			stop()
-			for _, s := range []*station{a, b} {
-				if s.segments > 0 != tt.segments || s.partial > 0 != tt.partial || s.Status()&virtio.StatusNeedsReset != 0 {
+			for s, kind := range map[*station]byte{a: unix.VIRTIO_NET_HDR_GSO_TCPV4, b: unix.VIRTIO_NET_HDR_GSO_TCPV6} {
+				if s.types[kind] > 0 != tt.segments || s.segments > 0 != tt.segments || s.partial > 0 != tt.partial || s.Status()&virtio.StatusNeedsReset != 0 {
 					t.Errorf("%d frames of several packets, %d without checksum, of %d", s.segments, s.partial, s.frames)
 				}
 				if st := s.dev.Stats(); st.RX.Drops != 0 || st.TX.Drops != 0 || st.RX.Frames < uint64(s.frames) {
@@ -198,6 +203,62 @@ func TestTCP(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDatagrams: datagrams that are larger than a packet arrive whole, and several sent at once pass as one frame where the
+// kernel has that.
+func TestDatagrams(t *testing.T) {
+	a, b := newStation(t, 1, 1500, 0, []int{4096}), newStation(t, 2, 1500, 0, []int{4096})
+	stop := connect(t, 1500, a, b)
+	defer stop()
+	var in stdnet.PacketConn
+	var out *stdnet.UDPConn
+	var err error
+	b.ns.do(func() { in, err = stdnet.ListenPacket("udp4", b.ip+":0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	a.ns.do(func() { out, err = stdnet.DialUDP("udp4", nil, in.LocalAddr().(*stdnet.UDPAddr)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	_ = in.SetDeadline(time.Now().Add(virtiotest.Timeout))
+	p := make([]byte, 65536)
+	receive := func(want []byte) {
+		t.Helper()
+		if n, _, err := in.ReadFrom(p); err != nil || !bytes.Equal(p[:n], want) {
+			t.Fatalf("%d bytes, %v, want %d", n, err, len(want))
+		}
+	}
+	data := make([]byte, 60000)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(data)
+	for _, n := range []int{1, 1472, 1473, 20000, 60000} {
+		if _, err := out.Write(data[:n]); err != nil {
+			t.Fatal(err)
+		}
+		receive(data[:n])
+	}
+	segment := make([]byte, unix.CmsgSpace(2)) // struct cmsghdr, and the size of a datagram
+	binary.NativeEndian.PutUint64(segment, uint64(unix.CmsgLen(2)))
+	binary.NativeEndian.PutUint32(segment[8:], unix.SOL_UDP)
+	binary.NativeEndian.PutUint32(segment[12:], unix.UDP_SEGMENT)
+	binary.NativeEndian.PutUint16(segment[16:], 1000)
+	if _, _, err := out.WriteMsgUDP(data[:20500], segment, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 20500; i += 1000 {
+		receive(data[i:min(i+1000, 20500)])
+	}
+	stop()
+	const udpSegments = 5 // VIRTIO_NET_HDR_GSO_UDP_L4
+	if has := a.tap.Features()&net.FeatureGuestUSO4 != 0; has != (a.types[udpSegments] > 0) {
+		t.Errorf("USO is offered: %v; frames by type of segmentation: %v", has, a.types)
+	}
+	if st := b.dev.Stats(); st.TX.Drops != 0 {
+		t.Errorf("%+v", st)
 	}
 }
 
@@ -315,7 +376,7 @@ func TestLinkDownThenUp(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		transfer(t, a, b, 1<<20)
+		transfer(t, a, b, b.ip, 1<<20)
 	}()
 	virtiotest.Eventually(t, "a frame to be dropped", func() bool { return a.dev.Stats().RX.Drops > 0 })
 	if st := b.dev.Stats(); st.TX.Frames != 0 {
