@@ -104,6 +104,24 @@ func TestName(t *testing.T) {
 	}
 }
 
+func TestMTU(t *testing.T) {
+	ns := newNamespace(t)
+	ns.tap(t, Config{Name: "gv0"})
+	for _, want := range []uint16{1400, 9000, 65521} {
+		ns.ip(t, fmt.Sprintf("link set gv0 mtu %d", want))
+		ns.do(func() {
+			if got, err := MTU("gv0"); got != want || err != nil {
+				t.Errorf("%d, %v, want %d", got, err, want)
+			}
+		})
+	}
+	ns.do(func() {
+		if _, err := MTU("none"); !errors.Is(err, unix.ENODEV) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestErrors(t *testing.T) {
 	ns := newNamespace(t)
 	ns.ip(t, "tuntap add dev single mode tap")
@@ -136,13 +154,39 @@ func TestNoPrivilege(t *testing.T) {
 	ns := newNamespace(t)
 	var err error
 	ns.do(func() {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
-			t.Fatal(errno)
+		files, openErr := open(1)
+		if openErr != nil {
+			t.Error(openErr)
+			return
 		}
-		defer unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+		// The thread's alone: it gives up its effective capabilities, and gets them back.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
+			t.Error(errno)
+			return
+		}
+		_, err = New(Config{Name: "x%d", Files: files})
+		_, _, _ = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+	})
+	if err == nil || !strings.Contains(err.Error(), "takes CAP_NET_ADMIN") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestNoNode: so does the error where the kernel has no TAPs, or nobody made the node.
+func TestNoNode(t *testing.T) {
+	ns := newNamespace(t)
+	var err error
+	ns.do(func() {
+		if err = unix.Unshare(unix.CLONE_NEWNS); err == nil {
+			err = errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("none", "/dev/net", "tmpfs", 0, ""))
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
 		_, err = New(Config{Name: "x%d"})
 	})
-	if err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") && !errors.Is(err, unix.EACCES) {
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "load the kernel's module tun") {
 		t.Errorf("%v", err)
 	}
 }
