@@ -1,6 +1,7 @@
 package net
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -49,8 +50,8 @@ type settings struct {
 var errCommand = errors.New("bad command")
 
 // control carries out the driver's commands.
-func (d *Device) control(q *virtio.Queue) error {
-	for {
+func (d *Device) control(ctx context.Context, q *virtio.Queue) error {
+	for ctx.Err() == nil {
 		c, err := q.Pop()
 		if c == nil {
 			return err
@@ -70,6 +71,7 @@ func (d *Device) control(q *virtio.Queue) error {
 			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // arguments reads what is behind a command's header, once.

@@ -18,7 +18,7 @@ func (d *Device) Serve(ctx context.Context, i int, q *virtio.Queue) error {
 	}
 	switch {
 	case i == 2*pairs && q.Features()&FeatureCtrlQueue != 0:
-		return d.control(q)
+		return d.control(ctx, q)
 	case i >= 2*pairs:
 		return nil // a queue that this driver has no use for
 	case i%2 == 0:

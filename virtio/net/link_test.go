@@ -27,7 +27,8 @@ type fakeLink struct {
 	offloads []uint64
 	inUse    []int
 	filters  []Filter
-	received int // calls
+	received int    // calls
+	acted    func() // called by Send and SetFilter
 }
 
 // allOffloads is what a TAP of a current kernel can do.
@@ -91,6 +92,9 @@ func (l *fakeLink) Receive(ctx context.Context, pair int, buffers [][]byte, idle
 func (l *fakeLink) Send(_ context.Context, pair int, buffers [][]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.acted != nil {
+		l.acted()
+	}
 	if l.sendErr != nil {
 		return l.sendErr
 	}
@@ -110,6 +114,9 @@ func (l *fakeLink) SetPairs(n int) error {
 
 func (l *fakeLink) SetFilter(f Filter) error {
 	l.filters = append(l.filters, f)
+	if l.acted != nil {
+		l.acted()
+	}
 	return nil
 }
 

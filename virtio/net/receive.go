@@ -86,11 +86,11 @@ var (
 // nextFrame has the next frame put into the buffers in hand and returns its size, 0 for want of buffers.
 func (d *Device) nextFrame(ctx context.Context, pair int, r *receiver) (int, error) {
 	if r.frame != nil {
-		return d.unstash(r)
+		return d.unstash(ctx, r)
 	}
 	mergeable := r.q.Features()&FeatureMergeable != 0
 	want := d.largest(r.q.Features())
-	if err := r.fill(mergeable, want, maxBuffers); err != nil || len(r.chains) == 0 {
+	if err := r.fill(ctx, mergeable, want, maxBuffers); err != nil || len(r.chains) == 0 {
 		return 0, err
 	}
 	if len(r.buffers) <= maxBuffers && (!mergeable || r.room >= want) {
@@ -103,14 +103,14 @@ func (d *Device) nextFrame(ctx context.Context, pair int, r *receiver) (int, err
 		r.own[0] = make([]byte, MaxFrame+1)
 	}
 	n, err := d.take(ctx, pair, r, r.own[:], MaxFrame)
-	if err != nil {
+	if n == 0 {
 		return 0, err
 	}
 	r.frame = r.own[0][:n]
-	return d.unstash(r)
+	return d.unstash(ctx, r)
 }
 
-// take receives a frame of at most limit bytes.
+// take receives a frame of at most limit bytes, and returns its size, 0 when there is none.
 func (d *Device) take(ctx context.Context, pair int, r *receiver, buffers [][]byte, limit int) (int, error) {
 	n, err := d.link.Receive(ctx, pair, buffers, r.idle)
 	switch {
@@ -139,8 +139,11 @@ func (d *Device) largest(features uint64) uint64 {
 
 // fill takes chains until there is room for want bytes, in limit buffers, or no more chain. Without MRG_RXBUF a frame has
 // one chain for itself.
-func (r *receiver) fill(mergeable bool, want uint64, limit int) error {
+func (r *receiver) fill(ctx context.Context, mergeable bool, want uint64, limit int) error {
 	for r.room < want && len(r.buffers) < limit && (mergeable || len(r.chains) == 0) {
+		if err := ctx.Err(); err != nil { // a driver may offer useless chains for ever
+			return err
+		}
 		c, err := r.q.Pop()
 		if c == nil {
 			return err
@@ -160,9 +163,9 @@ func (r *receiver) fill(mergeable bool, want uint64, limit int) error {
 
 // unstash copies the frame that waits into the guest's buffers, once they are enough, and returns its size. One that
 // never finds enough, because the driver has no more descriptors, is dropped.
-func (d *Device) unstash(r *receiver) (int, error) {
+func (d *Device) unstash(ctx context.Context, r *receiver) (int, error) {
 	mergeable := r.q.Features()&FeatureMergeable != 0
-	if err := r.fill(mergeable, uint64(len(r.frame)), MaxFrame); err != nil {
+	if err := r.fill(ctx, mergeable, uint64(len(r.frame)), MaxFrame); err != nil {
 		return 0, err
 	}
 	switch {

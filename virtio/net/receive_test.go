@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -267,6 +268,34 @@ func TestResetWhileWaiting(t *testing.T) {
 		g.Queue(0).Kick()
 		g.WaitInterrupt()
 		same(t, g.collect(g.Queue(0).Reap()), frame(500, round))
+	}
+}
+
+// TestEndlessDriver: a driver that makes available again whatever comes back, as fast as it comes, cannot keep a queue from
+// stopping: each step of what may go on for ever looks at the context.
+func TestEndlessDriver(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	link := &fakeLink{features: allOffloads}
+	g := newGuest(t, Config{Link: link}, virtiotest.Options{Manual: true})
+	g.Queue(0).ForceKick() // acquaints the receiver with its queue
+	for range 5 {
+		g.Queue(1).Add([][]byte{make([]byte, 100)})
+		g.Queue(2).Add([][]byte{{classRX, cmdAllMulticast}, {1}}, 1)
+	}
+	for i := 1; i <= 2; i++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		link.acted = cancel
+		if err := g.MMIO.Serve(ctx, i); err != nil {
+			t.Error(err)
+		}
+		if n := g.Queue(i).UsedIdx(); n != 1 {
+			t.Errorf("queue %d: %d chains after the context had ended in the first", i, n)
+		}
+	}
+	cancel()
+	g.post(1, 1, 1) // useless
+	if err := g.dev.receivers[0].fill(ctx, true, MaxFrame, maxBuffers); !errors.Is(err, context.Canceled) || g.Queue(0).UsedIdx() != 0 {
+		t.Errorf("%v, %d chains came back", err, g.Queue(0).UsedIdx())
 	}
 }
 
