@@ -96,3 +96,35 @@ busybox mke2fs /dev/disk/data >/dev/null && mkdir -p /tmp/m && mount -t ext2 /de
 		t.Errorf("the file that the container wrote: %q, %v", b, err)
 	}
 }
+
+// TestDeviceRules compares with runc what the rules of linux.resources.devices leave of devices: those that have no driver, where
+// what is allowed fails in another way, the kernel's log, and one that every container may use.
+func TestDeviceRules(t *testing.T) {
+	r := newRuntime(t)
+	number := func(n int64) *int64 { return &n }
+	bundle := r.bundle(func(s *specs.Spec) {
+		s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_MKNOD", "CAP_SYSLOG")
+		s.Process.Capabilities.Permitted, s.Process.Capabilities.Effective = s.Process.Capabilities.Bounding, s.Process.Capabilities.Bounding
+		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11}}
+		s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
+			{Allow: true, Type: "b", Access: "rwm"},
+			{Allow: false, Access: "rwm"},
+			{Allow: true, Type: "c", Major: number(240), Minor: number(7), Access: "rw"},
+			{Allow: true, Type: "c", Major: number(240), Minor: number(8), Access: "r"},
+			{Allow: true, Type: "b", Major: number(240), Minor: number(9), Access: "r"},
+			{Allow: false, Type: "c", Major: number(1), Minor: number(5), Access: "rwm"},
+		}}
+	}, "/bin/sh", "-c", `cd /tmp; for d in 'c 240 7' 'c 240 8' 'c 241 7' 'b 240 9' 'b 240 8' 'c 1 5'; do
+busybox mknod node $d
+for way in '<' '>'; do (eval ": $way node") 2>&1 && echo open; done
+rm node; done
+(: < /dev/kmsg) 2>&1; (: > /dev/kmsg) 2>&1`)
+	runc := need.Program(t, "runc", "runc")
+	theirs := finish(t, exec.Command(runc, "--root", filepath.Join(r.dir, "runc"), "run", "--bundle", bundle, r.id()), nil)
+	if !strings.Contains(theirs.out, "such device") || !strings.Contains(theirs.out, "not permitted") || !strings.Contains(theirs.out, "open\n") {
+		t.Fatalf("runc: status %d\n%s%s", theirs.status, theirs.out, theirs.err)
+	}
+	if ours := r.run("run", "--bundle", bundle, r.id()); ours != theirs {
+		t.Errorf("runc: status %d\n%s%s\ngovmm-run: status %d\n%s%s", theirs.status, theirs.out, theirs.err, ours.status, ours.out, ours.err)
+	}
+}

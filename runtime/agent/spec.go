@@ -7,7 +7,10 @@ type CreateContainer struct {
 	Mounts []Mount // made in this order
 	// Devices are made besides the default ones of the runtime specification (null, zero, full, random, urandom, tty), or
 	// in their place.
-	Devices                    []Device
+	Devices []Device
+	// DeviceRules say which devices the container's processes may use: the last one about a device holds. Behind them stand those
+	// of every container, which allow to make nodes, and to use the default devices and terminals. What none is about is denied.
+	DeviceRules                []DeviceRule
 	Hostname, Domainname       string
 	Sysctls                    []Sysctl
 	MaskedPaths, ReadonlyPaths []string
@@ -23,6 +26,7 @@ func (m *CreateContainer) code(c *coder) {
 	m.Rootfs.code(c)
 	list(c, &m.Mounts, func(v *Mount) { v.code(c) })
 	list(c, &m.Devices, func(v *Device) { v.code(c) })
+	list(c, &m.DeviceRules, func(v *DeviceRule) { v.code(c) })
 	c.str(&m.Hostname)
 	c.str(&m.Domainname)
 	list(c, &m.Sysctls, func(v *Sysctl) { c.str(&v.Name); c.str(&v.Value) })
@@ -145,6 +149,32 @@ func (m *Device) code(c *coder) {
 	c.u32(&m.Minor)
 	c.u32(&m.UID)
 	c.u32(&m.GID)
+	c.str(&m.Disk)
+}
+
+// What a DeviceRule is about, as the kernel has it (<linux/bpf.h>, BPF_DEVCG_ACC_*).
+const (
+	DeviceMknod = 1 << iota
+	DeviceRead
+	DeviceWrite
+	DeviceAll = DeviceMknod | DeviceRead | DeviceWrite
+)
+
+// DeviceRule allows or denies some kinds of access to devices.
+type DeviceRule struct {
+	Allow        bool
+	Kind         uint32 // S_IFCHR or S_IFBLK, 0 for both
+	Major, Minor int64  // -1 for any
+	Access       uint8  // DeviceMknod and so on
+	Disk         string // as that of a Device, in place of Major and Minor
+}
+
+func (m *DeviceRule) code(c *coder) {
+	c.flag(&m.Allow)
+	c.u32(&m.Kind)
+	c.i64(&m.Major)
+	c.i64(&m.Minor)
+	c.u8(&m.Access)
 	c.str(&m.Disk)
 }
 

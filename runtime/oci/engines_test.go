@@ -139,7 +139,7 @@ func (h host) golden(t *testing.T, b []byte) []byte {
 
 func lines(out *bytes.Buffer, name string, v reflect.Value) {
 	switch {
-	case v.Kind() == reflect.Struct && (v.NumField() <= 3 || name == "Devices" || name == "Mounts"):
+	case v.Kind() == reflect.Struct && (v.NumField() <= 3 || name == "Devices" || name == "DeviceRules" || name == "Mounts"):
 		fmt.Fprintf(out, "%s", name)
 		for i := range v.NumField() {
 			if f := v.Field(i); !f.IsZero() {

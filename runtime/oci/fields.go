@@ -71,7 +71,7 @@ var fields = map[string]decision{
 	"linux.memoryPolicy":      ignored, // the guest has one node
 
 	"linux.resources":                          described,
-	"linux.resources.devices":                  carried, // for the host's block devices: the guest's own devices are all allowed
+	"linux.resources.devices":                  carried,
 	"linux.resources.memory":                   described,
 	"linux.resources.memory.limit":             carried,
 	"linux.resources.memory.reservation":       carried,

@@ -31,6 +31,7 @@ func Guest(id string, spec *specs.Spec) (*agent.CreateContainer, error) {
 		ReadonlyPaths: spec.Linux.ReadonlyPaths,
 		Process:       process,
 		Devices:       guestDeviceList(spec.Linux),
+		DeviceRules:   guestDeviceRules(spec.Linux),
 	}
 	c.Process.TimeOffsets = TimeOffsets(spec.Linux)
 	for i, m := range spec.Mounts {

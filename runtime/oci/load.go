@@ -216,6 +216,9 @@ func checkLinux(l *specs.Linux) error {
 	if err := checkLabels("", l.MountLabel); err != nil {
 		return err
 	}
+	if err := checkDeviceRules(l.Resources); err != nil {
+		return err
+	}
 	if err := checkDevices(l); err != nil {
 		return err
 	}

@@ -221,6 +221,58 @@ func TestDisks(t *testing.T) {
 	}
 }
 
+// TestDeviceRules leaves nothing of what a rule about all devices makes moot, and gives a disk a rule of its own.
+func TestDeviceRules(t *testing.T) {
+	number := func(n int64) *int64 { return &n }
+	denyAll, allowAll := specs.LinuxDeviceCgroup{Access: "rwm"}, specs.LinuxDeviceCgroup{Allow: true, Type: "a", Major: number(7), Access: "rwm"}
+	kmsg := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: number(1), Minor: number(11), Access: "rw"}
+	loops := specs.LinuxDeviceCgroup{Type: "b", Major: number(7), Minor: number(-3), Access: "m"}
+	disk := specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: number(8), Minor: number(1), Access: "r"}
+	all := agent.DeviceRule{Allow: true, Major: -1, Minor: -1, Access: agent.DeviceAll}
+	read := agent.DeviceRule{Major: -1, Minor: -1, Access: agent.DeviceRead}
+	for _, tt := range []struct {
+		rules   []specs.LinuxDeviceCgroup
+		devices []specs.LinuxDevice
+		want    []agent.DeviceRule
+	}{
+		{nil, nil, nil},
+		{[]specs.LinuxDeviceCgroup{kmsg, denyAll}, nil, nil},
+		{[]specs.LinuxDeviceCgroup{denyAll, kmsg, loops}, nil, []agent.DeviceRule{
+			{Allow: true, Kind: unix.S_IFCHR, Major: 1, Minor: 11, Access: agent.DeviceRead | agent.DeviceWrite},
+			{Kind: unix.S_IFBLK, Major: 7, Minor: -1, Access: agent.DeviceMknod},
+		}},
+		{[]specs.LinuxDeviceCgroup{kmsg, allowAll, {Access: "r"}}, nil, []agent.DeviceRule{all, read}},
+		{[]specs.LinuxDeviceCgroup{denyAll, disk}, []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 8, Minor: 1}}, []agent.DeviceRule{
+			{Allow: true, Kind: unix.S_IFBLK, Major: 8, Minor: 1, Access: agent.DeviceRead},
+			{Allow: true, Kind: unix.S_IFBLK, Access: agent.DeviceRead | agent.DeviceMknod, Disk: "govmm-dev0"},
+		}},
+		{[]specs.LinuxDeviceCgroup{{Allow: true}}, []specs.LinuxDevice{{Path: "/dev/x", Type: "b", Major: 8, Minor: 1}}, []agent.DeviceRule{
+			all, {Allow: true, Kind: unix.S_IFBLK, Access: agent.DeviceAll, Disk: "govmm-dev0"},
+		}},
+	} {
+		l := &specs.Linux{Devices: tt.devices, Resources: &specs.LinuxResources{Devices: tt.rules}}
+		if err := checkDeviceRules(l.Resources); err != nil {
+			t.Errorf("%+v: %v", tt.rules, err)
+		}
+		if got := guestDeviceRules(l); !slices.Equal(got, tt.want) {
+			t.Errorf("%+v becomes %+v, want %+v", tt.rules, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		rule specs.LinuxDeviceCgroup
+		want string
+	}{
+		{specs.LinuxDeviceCgroup{Type: "p"}, `linux.resources.devices[1]: type "p" is not one of a, b and c`},
+		{specs.LinuxDeviceCgroup{Type: "x", Access: "r"}, `linux.resources.devices[1]: type "x" is not one of a, b and c`},
+		{specs.LinuxDeviceCgroup{Type: "c", Access: "rx"}, `linux.resources.devices[1]: access "rx" is not one of r, w and m`},
+	} {
+		err := checkLinux(&specs.Linux{Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{denyAll, tt.rule}}})
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("error %v, want %s", err, tt.want)
+		}
+	}
+}
+
 func deviceMode(m os.FileMode) *os.FileMode { return &m }
 
 // TestShm has the tmpfs that engines bind on /dev/shm become the guest's, and nothing else.

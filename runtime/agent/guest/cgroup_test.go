@@ -157,3 +157,35 @@ func TestUpdate(t *testing.T) {
 	}
 	must(t, f.Delete("c"))
 }
+
+// TestDeviceRules opens devices that have no driver: what the rules allow fails otherwise than what they deny.
+func TestDeviceRules(t *testing.T) {
+	f, _ := startLimited(t)
+	const rw, all = agent.DeviceRead | agent.DeviceWrite, agent.DeviceAll
+	any := agent.DeviceRule{Allow: true, Major: -1, Minor: -1, Access: all}
+	for _, tt := range []struct {
+		name  string
+		rules []agent.DeviceRule
+		want  string // what may be done to c 240:7, c 240:8, b 240:7 and zero
+	}{
+		{"none", nil, "-- -- -- rw"},
+		{"everything", []agent.DeviceRule{any}, "rw rw rw rw"},
+		{"a major number", []agent.DeviceRule{{Allow: true, Kind: unix.S_IFCHR, Major: 240, Minor: -1, Access: rw}}, "rw rw -- rw"},
+		{"a minor number", []agent.DeviceRule{{Allow: true, Major: -1, Minor: 7, Access: agent.DeviceRead}}, "r- -- r- rw"},
+		{"by type", []agent.DeviceRule{{Allow: true, Kind: unix.S_IFBLK, Major: -1, Minor: -1, Access: rw}}, "-- -- rw rw"},
+		{"the last rule", []agent.DeviceRule{any, {Kind: unix.S_IFCHR, Major: 240, Minor: 8, Access: agent.DeviceWrite}}, "rw r- rw rw"},
+		{"the last rule about all", []agent.DeviceRule{{Allow: true, Kind: unix.S_IFCHR, Major: 240, Minor: 8, Access: all}, {Major: -1, Minor: -1, Access: agent.DeviceRead}}, "-- -w -- rw"},
+		{"numbers that there are none of", []agent.DeviceRule{{Allow: true, Major: 1 << 40, Minor: -1, Access: all}, {Allow: true, Major: -1, Minor: 1<<32 + 7, Access: all}}, "-- -- -- rw"},
+	} {
+		m := f.spec("sh", "-c", `cd /tmp; mknod a c 240 7; mknod b c 240 8; mknod c b 240 7; mknod d c 1 5
+			try() { case $( { eval ": $2 $1"; } 2>&1) in *"not permitted"*) echo -n - ;; *) echo -n $3 ;; esac; }
+			for f in a b c d; do try $f "<" r; try $f ">" w; echo -n " "; done`)
+		m.DeviceRules = tt.rules
+		if got := f.run(m, nil); got.stdout != tt.want+" " || got.stderr != "" {
+			t.Errorf("%s: got %+v, want %s", tt.name, got, tt.want)
+		}
+		for _, name := range []string{"a", "b", "c", "d"} {
+			must(t, os.Remove(filepath.Join(f.root, "tmp", name)))
+		}
+	}
+}

@@ -101,6 +101,9 @@ func (s *server) createIn(c *container, m *agent.CreateContainer) (err error) {
 	if c.cgroup, err = newCgroup(s.cfg.Cgroup, m.ID, m.Resources); err != nil {
 		return err
 	}
+	if err := c.cgroup.restrict(m.DeviceRules); err != nil {
+		return err
+	}
 	p, err := s.launch(m, &m.Process, launchIn{id: m.ID, cgroup: c.cgroup, export: export})
 	if err != nil {
 		return err
