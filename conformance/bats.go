@@ -36,7 +36,12 @@ func runBats(w *workplace, dir, unit string, env ...string) ([]Assertion, string
 	}
 	// script(1) keeps no output: what bats says goes to files past it.
 	line := fmt.Sprintf("cd %s && exec bats --tap --filter \"$(cat %s)\" %s >%s 2>%s </dev/null", dir, filter, file, out, errOut)
-	env = append(env, fmt.Sprintf("BATS_TEST_TIMEOUT=%d", int(testTime.Seconds())), "TERM=xterm")
+	env = append(env, "TERM=xterm")
+	if text, err := os.ReadFile(filepath.Join(dir, file)); err != nil {
+		return nil, "", err
+	} else if !batsWait.Match(text) {
+		env = append(env, fmt.Sprintf("BATS_TEST_TIMEOUT=%d", int(testTime.Seconds())))
+	}
 	_, _, ended, err := w.command(batsTime, env, "script", "-qec", line, "/dev/null")
 	if err != nil {
 		return nil, "", err
@@ -57,7 +62,9 @@ func runBats(w *workplace, dir, unit string, env ...string) ([]Assertion, string
 }
 
 var (
-	batsTest  = regexp.MustCompile(`(?m)^[ \t]*@test[ \t]+["'](.*)["'][ \t]*\{`)
+	batsTest = regexp.MustCompile(`(?m)^[ \t]*@test[ \t]+["'](.*)["'][ \t]*\{`)
+	// batsWait waits for all children, of which bats' timer is one: with it such a test can only end by its timeout.
+	batsWait  = regexp.MustCompile(`(?m)^[ \t]*wait[ \t]*(#.*)?$`)
 	batsMagic = regexp.MustCompile(`[][{}()*+?.^$|\\]`)
 )
 

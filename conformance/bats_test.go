@@ -35,3 +35,13 @@ func TestBatsUnits(t *testing.T) {
 		t.Error("a file that is not there is taken")
 	}
 }
+
+func TestBatsWait(t *testing.T) {
+	for text, want := range map[string]bool{
+		"\twait # for both\n": true, "a\nwait\n": true, "wait $pid\n": false, "  # wait\n": false, "run_podman wait\n": false, "waiting\n": false,
+	} {
+		if got := batsWait.MatchString(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}

@@ -29,6 +29,8 @@ const (
 var (
 	testPoint = regexp.MustCompile(`^(not )?ok\b *([0-9]*) *-? *(.*)$`)
 	directive = regexp.MustCompile(`(?i)(^| )# *(skip|todo)\b(.*)$`)
+	// What bats adds to the name of a test that took too long.
+	batsTimeout = regexp.MustCompile(` # timeout after [0-9]+s$`)
 	// What differs from run to run in a name.
 	varying = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(ocitest|oci-pid|conformance-|bats-run-|bats\.|runc\.)[0-9A-Za-z]+|/proc/[0-9]+|\bin [0-9]+m?s(ec)?$`)
 )
@@ -71,6 +73,7 @@ func point(bad bool, name string) Assertion {
 		}
 		name = name[:m[0]]
 	}
+	name = batsTimeout.ReplaceAllString(name, "")
 	a.Name = strings.TrimSpace(varying.ReplaceAllString(name, "*"))
 	return a
 }

@@ -19,6 +19,7 @@ func TestParseTAP(t *testing.T) {
 			{Name: "runc run", Outcome: skipped}, {Name: "two *", Outcome: passed},
 			{Name: "three", Outcome: failed, Detail: "(in test file a.bats, line 3)\n`false' failed\n"},
 		}, 3},
+		{"a test that took too long", "1..1\nnot ok 1 slow # timeout after 120s\n# why\n", []Assertion{{Name: "slow", Outcome: failed, Detail: "why\n"}}, 1},
 		{"no plan, to do, no name", "not ok 1 - later # TODO soon\nok 2 - sooner # TODO done\nnot ok\n", []Assertion{
 			{Name: "later", Outcome: skipped}, {Name: "sooner", Outcome: passed}, {Outcome: failed},
 		}, -1},
