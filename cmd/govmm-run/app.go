@@ -30,6 +30,7 @@ the monitor, stands for each container; the guest kernel and its PID 1 are insid
 // app holds the global flags and the exit status.
 type app struct {
 	root, log, logFormat, kernel string
+	logFile                      *os.File
 	debug, systemdCgroup         bool
 	cgroupManager, rootless      string
 	status                       int
@@ -43,19 +44,28 @@ func (a *app) command() *cobra.Command {
 		Long:          about,
 		Version:       version.Version,
 		SilenceErrors: true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
 			cmd.SilenceUsage = true // it is for wrong usage only, which is found out before
-			return a.checkGlobals()
+			if err := a.checkGlobals(); err != nil {
+				return err
+			}
+			if _, err := a.openLog(); err != nil {
+				return err
+			}
+			if a.debug {
+				a.logger().Debug(cmd.CommandPath(), "version", version.Version, "root", a.root, "arguments", args)
+			}
+			return nil
 		},
 	}
 	root.SetVersionTemplate(versionText())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	f := root.PersistentFlags()
 	f.StringVar(&a.root, "root", container.DefaultRoot, "directory of the containers' states; on a tmpfs")
-	f.StringVar(&a.log, "log", "", "file for the error of this call, instead of a line on standard error alone")
+	f.StringVar(&a.log, "log", "", "file for the error of this call, and for what --debug says")
 	f.StringVar(&a.logFormat, "log-format", "text", "form of the log: text or json")
 	f.StringVar(&a.kernel, "kernel", "", "guest kernel (ELF vmlinux or bzImage) in place of the one inside this program")
-	f.BoolVar(&a.debug, "debug", false, "say more on standard error")
+	f.BoolVar(&a.debug, "debug", false, "say more, on standard error or in the log")
 	f.BoolVar(&a.systemdCgroup, "systemd-cgroup", false, "let systemd make the cgroup; linux.cgroupsPath is slice:prefix:name")
 	f.StringVar(&a.cgroupManager, "cgroup-manager", "cgroupfs", "who makes the cgroup: cgroupfs, systemd or disabled")
 	f.StringVar(&a.rootless, "rootless", "auto", "go on where a cgroup may not be made: true, false or auto")

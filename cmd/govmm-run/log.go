@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -23,6 +24,19 @@ func jsonEntry(err error) ([]byte, error) {
 	}{"error", err.Error(), time.Now().UTC().Format(time.RFC3339)})
 }
 
+// openLog opens the --log file, once. It is there after every call, as under runc, and empty if nothing went wrong.
+func (a *app) openLog() (*os.File, error) {
+	if a.log == "" || a.logFile != nil {
+		return a.logFile, nil
+	}
+	f, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("--log: %w", err)
+	}
+	a.logFile = f
+	return f, nil
+}
+
 func (a *app) appendLog(err error) error {
 	line := []byte(textEntry(err))
 	if a.logFormat == "json" {
@@ -31,20 +45,36 @@ func (a *app) appendLog(err error) error {
 			return jsonErr
 		}
 	}
-	f, openErr := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, openErr := a.openLog()
 	if openErr != nil {
-		return fmt.Errorf("--log: %w", openErr)
+		return openErr
 	}
-	defer f.Close()
 	_, writeErr := f.Write(append(line, '\n'))
 	return writeErr
 }
 
-// logger is for what --debug shows; errors go through report.
+// logger is for warnings and for what --debug shows; errors go through report. Only who asks for more gets more into the
+// file: podman reads it as one object.
 func (a *app) logger() *slog.Logger {
-	level := slog.LevelWarn
-	if a.debug {
-		level = slog.LevelDebug
+	options := &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: lowerLevel}
+	if !a.debug {
+		return slog.New(slog.NewTextHandler(os.Stderr, options))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	options.Level = slog.LevelDebug
+	to := os.Stderr
+	if f, err := a.openLog(); err == nil && f != nil {
+		to = f
+	}
+	if a.logFormat == "json" && a.log != "" {
+		return slog.New(slog.NewJSONHandler(to, options))
+	}
+	return slog.New(slog.NewTextHandler(to, options))
+}
+
+// lowerLevel writes levels as runc does.
+func lowerLevel(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.LevelKey {
+		a.Value = slog.StringValue(strings.ToLower(a.Value.String()))
+	}
+	return a
 }

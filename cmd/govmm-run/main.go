@@ -38,7 +38,7 @@ func (a *app) report(err error) {
 		return
 	}
 	fmt.Fprintln(os.Stderr, err)
-	if logErr := a.appendLog(err); logErr != nil {
+	if logErr := a.appendLog(err); logErr != nil && logErr.Error() != err.Error() {
 		fmt.Fprintln(os.Stderr, logErr)
 	}
 }

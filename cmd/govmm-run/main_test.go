@@ -274,7 +274,7 @@ func TestGlobals(t *testing.T) {
 		{"--systemd-cgroup"}, {"--systemd-cgroup=true"}, {"--cgroup-manager", "disabled"}, {"--cgroup-manager=systemd"}, {"--rootless=true"},
 		{"--rootless", "auto"}, {"--criu", "/usr/sbin/criu"}, {"--debug"}, {"--log-format=json"},
 	} {
-		if res := newCLI(t).run(append(args, "list", "-q")...); res != (result{}) {
+		if res := newCLI(t).run(append(args, "list", "-q")...); res.status != 0 || res.out != "" || res.err != "" && args[0] != "--debug" {
 			t.Errorf("%v: %+v", args, res)
 		}
 	}
@@ -370,7 +370,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("log %q, %v", b, err)
 	}
 	res = c.run("--log=/nope/log", "state", "none")
-	if res.status != 1 || res.err != "container does not exist\n--log: open /nope/log: no such file or directory\n" {
+	if res.status != 1 || res.err != "--log: open /nope/log: no such file or directory\n" {
 		t.Errorf("%+v", res)
 	}
 	if res := c.run("--log", path, "list"); res.status != 0 {
@@ -378,6 +378,33 @@ func TestLog(t *testing.T) {
 	}
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(b, after) {
 		t.Errorf("a call without an error changed the log: %q, %v", after, err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if res := c.run("--log", empty, "list"); res.status != 0 {
+		t.Errorf("%+v", res)
+	}
+	if b, err := os.ReadFile(empty); err != nil || len(b) != 0 {
+		t.Errorf("the log of a call without an error: %q, %v", b, err)
+	}
+}
+
+// TestDebug has what --debug says on standard error, or else in the log, in its form.
+func TestDebug(t *testing.T) {
+	c := newCLI(t)
+	if res := c.run("--debug", "list", "-q"); res.status != 0 || res.out != "" || !strings.Contains(res.err, " level=debug msg=\"govmm-run list\" ") {
+		t.Errorf("%+v", res)
+	}
+	for format, want := range map[string]string{
+		"text": `^time=\S+ level=debug msg="govmm-run state" .*\ntime=\S+ level=error msg="container does not exist"\n$`,
+		"json": `^\{"time":"[^"]+","level":"debug","msg":"govmm-run state",.*\}\n\{"level":"error",.*\}\n$`,
+	} {
+		path := filepath.Join(t.TempDir(), "log")
+		if res := c.run("--debug", "--log", path, "--log-format", format, "state", "none"); res.status != 1 || res.err != "container does not exist\n" {
+			t.Errorf("%s: %+v", format, res)
+		}
+		if b, err := os.ReadFile(path); err != nil || !regexp.MustCompile(want).Match(b) {
+			t.Errorf("%s: log %q, %v", format, b, err)
+		}
 	}
 }
 
