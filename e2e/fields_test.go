@@ -112,6 +112,8 @@ func TestDevicesAndMounts(t *testing.T) {
 	volume, shm := filepath.Join(r.dir, "volume"), filepath.Join(r.dir, "shm")
 	mountTmpfs(t, filepath.Join(volume, "sub"), "")
 	mountTmpfs(t, shm, "size=3m")
+	resolvConf := filepath.Join(r.dir, "resolv.conf")
+	writeFile(t, resolvConf, "nameserver 192.0.2.1\n")
 	script := `stat -c '%n %F %a %u %g %t %T' /dev/null /dev/pipe /dev/net/tun /dev/fuse /dev/tty
 echo x > /dev/null && echo null takes; head -c 3 /dev/my/zero | od -An -tx1
 while read a b c d point options optional rest; do case $point in
@@ -122,7 +124,7 @@ while read a b c d point options optional rest; do case $point in
 esac; done < /proc/self/mountinfo
 touch /ro/x /ro/sub/x /half/x 2>&1
 touch /dev/shm/x && stat -c %a /dev/shm
-cat /seed/file; umask`
+cat /seed/file; umask; cat /etc/resolv.conf /run/made/resolv.conf`
 	mode, group := os.FileMode(0o20640), uint32(7)
 	umask := uint32(0o77)
 	bundle := r.bundle(func(s *specs.Spec) {
@@ -144,6 +146,7 @@ cat /seed/file; umask`
 			specs.Mount{Destination: "/ro", Type: "bind", Source: volume, Options: []string{"rbind", "rro", "rnosuid", "noatime"}},
 			specs.Mount{Destination: "/half", Type: "bind", Source: volume, Options: []string{"rbind", "ro", "nodev"}},
 			specs.Mount{Destination: "/tmpfs", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "shared"}},
+			specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: resolvConf, Options: []string{"bind", "ro"}},
 			specs.Mount{Destination: "/seed", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}})
 	}, "/bin/sh", "-c", script)
 	for name, data := range map[string]string{"seed/file": "seeded\n"} {
@@ -151,6 +154,10 @@ cat /seed/file; umask`
 			t.Fatal(err)
 		}
 		writeFile(t, filepath.Join(bundle, "rootfs", name), data)
+	}
+	// As in images of systemd's: where it leads to is made.
+	if err := os.Symlink("../run/made/resolv.conf", filepath.Join(bundle, "rootfs/etc/resolv.conf")); err != nil {
+		t.Fatal(err)
 	}
 	for _, applet := range []string{"df"} {
 		if err := os.Symlink("busybox", filepath.Join(bundle, "rootfs/bin", applet)); err != nil {
@@ -162,7 +169,7 @@ cat /seed/file; umask`
 		"/dev/pipe fifo 640 0 0", "/dev/net/tun character special file 640 0 7 a c8", "/dev/fuse character special file 666 0 0 a e5",
 		"null takes\n 00 00 00\n", "/ shared\n", "3072\n", "/tmpfs rw,nosuid,relatime shared\n", "/ro ro,nosuid,noatime\n",
 		"touch: /ro/x: Read-only file system\ntouch: /ro/sub/x: Read-only file system\ntouch: /half/x: Read-only file system\n",
-		"1777\nseeded\n0077\n",
+		"1777\nseeded\n0077\nnameserver 192.0.2.1\nnameserver 192.0.2.1\n",
 	} {
 		if !strings.Contains(ours.out, want) {
 			t.Errorf("no %q", want)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -136,6 +137,9 @@ func (v *view) mount(s Step, source *os.File) error {
 		}
 		dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
 	}
+	if s.Kind == Proc && v.diverts(s.Target) {
+		return errors.New(`filesystem "proc" must be mounted on ordinary directory`) // runc's words
+	}
 	target, err := v.target(s.Target, dir)
 	if errors.Is(err, unix.EROFS) {
 		// Below a mount of the guest's own: the guest makes this mount point, engines cannot see it.
@@ -174,18 +178,38 @@ func (v *view) bind(s Step, path string) error {
 
 func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// target opens the mount point path below the root, making what is missing of it. Links are resolved as the container
-// would: they cannot lead out of its root.
+// maxLinks is how many links that lead nowhere yet a mount point may have (path_resolution(7)).
+const maxLinks = 40
+
+// target opens the mount point path below the root, making what is missing of it, behind links that lead nowhere too. Links are
+// resolved as the container would: they cannot lead out of its root.
 func (v *view) target(path string, dir bool) (*os.File, error) {
+	links := 0
+	return v.make(filepath.Join("/", path), dir, &links)
+}
+
+// make is target for a path that may hold "..", behind what is a link and what is not.
+func (v *view) make(path string, dir bool, links *int) (*os.File, error) {
 	if f, err := v.resolve(path); err == nil || !errors.Is(err, unix.ENOENT) {
 		return f, err
 	}
-	parent, err := v.target(filepath.Dir(filepath.Join("/", path)), true)
+	above, name := split(path)
+	parent, err := v.make(above, true, links)
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
-	name := filepath.Base(path)
+	link := make([]byte, unix.PathMax)
+	if n, err := unix.Readlinkat(int(parent.Fd()), name, link); err == nil {
+		if *links++; *links > maxLinks {
+			return nil, &os.PathError{Op: "create mount point", Path: path, Err: unix.ELOOP}
+		}
+		to := strings.TrimRight(string(link[:n]), "/")
+		if !filepath.IsAbs(to) {
+			to = above + "/" + to
+		}
+		return v.make(to, dir, links)
+	}
 	if dir {
 		err = unix.Mkdirat(int(parent.Fd()), name, 0o755)
 	} else {
@@ -200,9 +224,27 @@ func (v *view) target(path string, dir bool) (*os.File, error) {
 	return v.resolve(path)
 }
 
+// split cuts the last name off an absolute path. It keeps "..": what is above a link is not above its name.
+func split(path string) (above, name string) {
+	i := strings.LastIndexByte(path, '/')
+	return "/" + strings.Trim(path[:i], "/"), path[i+1:]
+}
+
+// diverts says whether something other than a directory stands at path itself.
+func (v *view) diverts(path string) bool {
+	path = filepath.Join("/", path)
+	parent, err := v.resolve(filepath.Dir(path))
+	if err != nil {
+		return false
+	}
+	defer parent.Close()
+	var st unix.Stat_t
+	return unix.Fstatat(int(parent.Fd()), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR
+}
+
 func (v *view) resolve(path string) (*os.File, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(int(v.root.Fd()), filepath.Join("/", path), &how)
+	fd, err := unix.Openat2(int(v.root.Fd()), path, &how)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}

@@ -45,6 +45,9 @@ var steps = []Step{
 	{Kind: Cover, Target: "/dev/shm"},
 	{Kind: Bind, Source: "socket", Target: "/etc/recursive.sock", Recursive: true},
 	{Kind: Bind, Source: "socket", Target: "/etc/single.sock"},
+	{Kind: Bind, Source: "volume/file", Target: "/etc/aside/resolv.conf"},
+	{Kind: Bind, Source: "volume", Target: "/loose"},
+	{Kind: Bind, Source: "volume", Target: "/out/below"},
 }
 
 // answer enters the sandbox and then reads questions from stdin.
@@ -139,6 +142,13 @@ func prepare(t *testing.T) string {
 	for _, d := range []string{"root/proc", "root/etc", "volume/plain"} {
 		check(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
+	// Links that lead nowhere yet, as an image's /etc/resolv.conf: the way is made, in the image.
+	check(t, os.MkdirAll(filepath.Join(dir, "root/usr/etc"), 0o755))
+	for name, to := range map[string]string{
+		"etc/aside": "/usr/etc/", "usr/etc/resolv.conf": "../run/stub/resolv.conf", "loose": "next", "next": "/far//dir", "out": "../../../up",
+	} {
+		check(t, os.Symlink(to, filepath.Join(dir, "root", name)))
+	}
 	volume := filepath.Join(dir, "volume")
 	check(t, unix.Mount(volume, volume, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { _ = unix.Unmount(volume, unix.MNT_DETACH) })
@@ -226,6 +236,11 @@ func TestTrees(t *testing.T) {
 	s.expect(engines, "/single/early")
 	s.expect(engines, "/dev/shm")
 
+	s.expect(engines, "/usr/run/stub", "resolv.conf")
+	s.expect(engines, "/far/dir", "early", "file", "plain")
+	s.expect(engines, "/up/below", "early", "file", "plain")
+	s.expect(rootExport, "usr/run/stub", "resolv.conf")
+
 	s.expect(6, dial, "served")
 	s.expect(7, dial, "served")
 
@@ -236,4 +251,22 @@ func TestTrees(t *testing.T) {
 	s.expect(recursive, "late")
 	check(t, unix.Unmount(filepath.Join(dir, "volume/early"), 0))
 	s.expect(recursive, "early")
+}
+
+// TestProcOnLink has an image not choose where the procfs comes to lie.
+func TestProcOnLink(t *testing.T) {
+	need.Root(t)
+	dir := prepare(t)
+	check(t, os.Remove(filepath.Join(dir, "root/proc")))
+	check(t, os.Symlink("/aside", filepath.Join(dir, "root/proc")))
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), enterEnv+"="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
+	out, err := cmd.Output()
+	if want := "mount \"/proc\": filesystem \"proc\" must be mounted on ordinary directory\n"; err == nil || string(out) != want {
+		t.Errorf("%q, %v; want %q", out, err, want)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "root/aside")); !os.IsNotExist(err) {
+		t.Errorf("something was made where the link leads: %v", err)
+	}
 }

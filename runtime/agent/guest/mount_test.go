@@ -158,6 +158,32 @@ func TestHostileImage(t *testing.T) {
 	}
 }
 
+// TestMountPointsBehindLinks mounts where links of the image lead nowhere yet: the way is made, in the image.
+func TestMountPointsBehindLinks(t *testing.T) {
+	f := start(t)
+	f.export("1", map[string]string{"file": "volume\n"})
+	for name, to := range map[string]string{
+		"aside": "/home/etc/", "home/etc/link": "../run/stub/file", "loose": "next", "next": "/far//dir", "out": "../../../up",
+	} {
+		must(t, os.MkdirAll(filepath.Join(f.root, filepath.Dir(name)), 0o755))
+		must(t, os.Symlink(to, filepath.Join(f.root, name)))
+	}
+	m := f.spec("sh", "-c", "cat /home/run/stub/file /far/dir/file; cat /up/below/file /aside/link /loose/file")
+	m.Mounts = append(m.Mounts,
+		agent.Mount{Bind: true, Source: "/c/1/file", Target: "/aside/link"},
+		agent.Mount{Bind: true, Source: "/c/1", Target: "/loose"},
+		agent.Mount{Bind: true, Source: "/c/1", Target: "/out/below"})
+	if got := f.run(m, nil); got.stdout != strings.Repeat("volume\n", 5) || got.stderr != "" {
+		t.Errorf("got %+v", got)
+	}
+	must(t, os.Symlink("/loop/x", filepath.Join(f.root, "loop")))
+	m = f.spec("true")
+	m.Mounts = append(m.Mounts, agent.Mount{Source: "tmpfs", Target: "/loop", Type: "tmpfs"})
+	if _, err := f.create(m, stdio{}); err == nil || !strings.Contains(err.Error(), "too many levels of symbolic links") {
+		t.Errorf("a link to below itself: %v", err)
+	}
+}
+
 func TestCwdIsMade(t *testing.T) {
 	f := start(t)
 	m := f.spec("pwd")

@@ -54,23 +54,43 @@ func (r root) diverts(name string) bool {
 	return unix.Fstatat(parent, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR
 }
 
-// target opens a mount point and makes what is missing of it.
+// maxLinks is how many links that lead nowhere yet a mount point may have (path_resolution(7)).
+const maxLinks = 40
+
+// target opens a mount point and makes what is missing of it, behind links that lead nowhere too.
 func (r root) target(name string, dir bool) (int, error) {
-	name = path.Join("/", name)
+	links := 0
+	return r.make(path.Join("/", name), dir, &links)
+}
+
+// make is target for a path that may hold "..", behind what is a link and what is not.
+func (r root) make(name string, dir bool, links *int) (int, error) {
 	fd, err := r.open(name, unix.O_PATH)
 	if err == nil || !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
-	parent, err := r.target(path.Dir(name), true)
+	above, last := split(name)
+	parent, err := r.make(above, true, links)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(parent)
+	link := make([]byte, unix.PathMax)
+	if n, err := unix.Readlinkat(parent, last, link); err == nil {
+		if *links++; *links > maxLinks {
+			return -1, &os.PathError{Op: "create mount point", Path: name, Err: unix.ELOOP}
+		}
+		to := strings.TrimRight(string(link[:n]), "/")
+		if !path.IsAbs(to) {
+			to = above + "/" + to
+		}
+		return r.make(to, dir, links)
+	}
 	if dir {
-		err = unix.Mkdirat(parent, path.Base(name), 0o755)
+		err = unix.Mkdirat(parent, last, 0o755)
 	} else {
 		var f int
-		if f, err = unix.Openat(parent, path.Base(name), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o644); err == nil {
+		if f, err = unix.Openat(parent, last, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o644); err == nil {
 			unix.Close(f)
 		}
 	}
@@ -78,6 +98,12 @@ func (r root) target(name string, dir bool) (int, error) {
 		return -1, &os.PathError{Op: "create mount point", Path: name, Err: err}
 	}
 	return r.open(name, unix.O_PATH)
+}
+
+// split cuts the last name off an absolute path. It keeps "..": what is above a link is not above its name.
+func split(name string) (above, last string) {
+	i := strings.LastIndexByte(name, '/')
+	return "/" + strings.Trim(name[:i], "/"), name[i+1:]
 }
 
 // fdPath names a descriptor for the calls that take paths only. It needs PID 1's /proc.
