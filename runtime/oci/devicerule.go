@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -13,7 +12,8 @@ import (
 // deviceAccesses are the kinds of access to a device by their letters (runtime-spec, config-linux.md: Allowed Device list).
 var deviceAccesses = map[rune]uint8{'r': agent.DeviceRead, 'w': agent.DeviceWrite, 'm': agent.DeviceMknod}
 
-// checkDeviceRules refuses rules that would be about other devices than they say.
+// checkDeviceRules refuses rules that would be about other devices than they say. Of the access, letters that mean nothing are passed
+// over, as under runc.
 func checkDeviceRules(r *specs.LinuxResources) error {
 	if r == nil {
 		return nil
@@ -21,9 +21,6 @@ func checkDeviceRules(r *specs.LinuxResources) error {
 	for i, d := range r.Devices {
 		if kind, known := deviceKinds[d.Type]; d.Type != "" && d.Type != "a" && (!known || kind == unix.S_IFIFO) {
 			return fmt.Errorf("linux.resources.devices[%d]: type %q is not one of a, b and c", i, d.Type)
-		}
-		if other := strings.Trim(d.Access, "rwm"); other != "" {
-			return fmt.Errorf("linux.resources.devices[%d]: access %q is not one of r, w and m", i, d.Access)
 		}
 	}
 	return nil
