@@ -156,16 +156,12 @@ snapshotter = "native"
 	containerd(t, dir, "containerd", "")
 }
 
-// TestContainerd2Snippet imports the snippet as containerd 2.3 does by itself. That and crictl come from the Go module
-// proxy: not in every run.
+// TestContainerd2Snippet imports the snippet as containerd 2.3 does by itself.
 func TestContainerd2Snippet(t *testing.T) {
-	need.Promised(t, need.Containerd2, "`make engines` builds it")
-	needEngine(t, "ctr")
+	need.Promised(t, need.Newer, "`make engines` builds it")
+	t.Setenv("PATH", os.Getenv("GOVMM_NEWER")+":"+os.Getenv("PATH"))
+	needEngine(t, "containerd", "ctr", "crictl")
 	dir := installed(t)
-	bin := filepath.Join(dir, "go")
-	goBuild(t, bin, "github.com/containerd/containerd/v2@v2.3.4", "cmd/containerd", "cmd/containerd-shim-runc-v2")
-	goBuild(t, bin, "sigs.k8s.io/cri-tools@v1.37.0", "cmd/crictl")
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	const conf = `version = 3
 root = "%[1]s/data"
 state = "%[1]s/state"
@@ -179,7 +175,7 @@ restrict_oom_score_adj = true
 `
 	write(t, filepath.Join(dir, "config.toml"), fmt.Sprintf(conf, dir))
 	write(t, filepath.Join(dir, "conf.d/govmm.toml"), read(t, filepath.Join(dir, "containerd-v3.toml")))
-	containerd(t, dir, filepath.Join(bin, "containerd"), filepath.Join(bin, "crictl"))
+	containerd(t, dir, "containerd", "crictl")
 }
 
 // containerd looks at what a containerd makes of dir's config.toml, starts it, and has crictl, if it is given, make a pod.
@@ -210,16 +206,3 @@ printf '{"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/busybox"]},"
 printf '[{"Config":"config.json","RepoTags":["docker.io/library/bb:latest"],"Layers":["layer.tar"]}]' >image/manifest.json
 tar -C image -cf image.tar manifest.json config.json layer.tar
 `
-
-// goBuild builds programs of a Go module.
-func goBuild(t *testing.T, bin, module string, programs ...string) {
-	t.Helper()
-	path, version, _ := strings.Cut(module, "@")
-	script := `set -e; mkdir -p "$0"; cd "$(mktemp -d)"; go mod init engine 2>/dev/null; go get "$@"`
-	args := []string{bin}
-	for _, program := range programs {
-		args = append(args, path+"/"+program+"@"+version)
-		script += "\ngo build -tags no_btrfs,no_devmapper,no_zfs -o " + bin + "/ " + path + "/" + program
-	}
-	run(t, []string{"GOFLAGS=-mod=mod -buildvcs=false", "CGO_ENABLED=0"}, "sh", append([]string{"-c", script}, args...)...)
-}

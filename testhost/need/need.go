@@ -12,18 +12,18 @@ import (
 
 // The capabilities.
 const (
-	RootUser     = "root"        // to mount, and to make namespaces and cgroups
-	FUSE         = "fuse"        // /dev/fuse
-	TUN          = "tun"         // /dev/net/tun
-	KVM          = "kvm"         // /dev/kvm, be it one that only emulates kernel code
-	VM           = "vm"          // KVM that runs guest kernels, and what scripts/test makes for their tests
-	TestHost     = "testhost"    // the machine of testhost
-	Cgroup1      = "cgroup1"     // the hierarchies memory and cpu of cgroup version 1
-	Cgroup2      = "cgroup2"     // a writable cgroup v2 with the controllers memory and pids
-	Programs     = "programs"    // what scripts/test installs, and scripts/engines for its own tests
-	Engines      = "engines"     // podman, containerd and docker, and the time that their tables take: CI and scripts/engines
-	Lintian      = "lintian"     // Debian's judge of packages: scripts/engines
-	Containerd2  = "containerd2" // the Go module proxy, and the minutes to build containerd 2: scripts/engines
+	RootUser     = "root"     // to mount, and to make namespaces and cgroups
+	FUSE         = "fuse"     // /dev/fuse
+	TUN          = "tun"      // /dev/net/tun
+	KVM          = "kvm"      // /dev/kvm, be it one that only emulates kernel code
+	VM           = "vm"       // KVM that runs guest kernels, and what scripts/test makes for their tests
+	TestHost     = "testhost" // the machine of testhost
+	Cgroup1      = "cgroup1"  // the hierarchies memory and cpu of cgroup version 1
+	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
+	Programs     = "programs" // what scripts/test installs, and scripts/engines for its own tests
+	Engines      = "engines"  // podman, containerd and docker, and the time that their tables take: CI and scripts/engines
+	Lintian      = "lintian"  // Debian's judge of packages: scripts/engines
+	Newer        = "newer"    // what testhost/engines builds, from the Go module proxy and in minutes: scripts/engines
 	DirtyRing    = "dirty-ring"
 	TSCOffset    = "tsc-offset"
 	HugePages    = "huge-pages" // transparent ones
