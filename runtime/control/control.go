@@ -32,6 +32,7 @@ type Op string
 // The requests that a monitor answers.
 const (
 	OpStart  Op = "start"
+	OpReady  Op = "ready" // answered when the container has said that it is ready, or cannot say so
 	OpKill   Op = "kill"
 	OpPause  Op = "pause"
 	OpResume Op = "resume"
@@ -90,8 +91,10 @@ type Reply struct {
 	// Memory is what an update wants to bound the monitor, in bytes: -1 for nothing, 0 for what does so already.
 	Memory int64 `json:"memory,omitempty"`
 	PIDs   []int `json:"pids,omitempty"`
-	Exited bool  `json:"exited,omitempty"`
-	Status int   `json:"status,omitempty"`
+	// Ready is what the container has told its service manager, a line.
+	Ready  string `json:"ready,omitempty"`
+	Exited bool   `json:"exited,omitempty"`
+	Status int    `json:"status,omitempty"`
 }
 
 // Err returns the error that the reply carries.

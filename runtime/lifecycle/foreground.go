@@ -38,14 +38,17 @@ func (r *Runtime) Run(o RunOptions) (int, error) {
 	c.Unlock()
 	restore := rawTerminal(o.Foreground && c.State.Terminal)
 	defer restore()
-	if err := r.Start(o.ID); err != nil {
+	ready, err := r.start(o.ID)
+	if err != nil {
 		_ = r.Delete(o.ID, true)
 		return 0, err
 	}
 	if o.Detach {
-		return 0, nil
+		return 0, ready.wait()
 	}
+	passed := ready.passAside()
 	status := c.wait(signals)
+	<-passed
 	if o.Keep {
 		return status, nil
 	}

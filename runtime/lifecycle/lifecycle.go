@@ -66,9 +66,22 @@ func call(c *container.Container, req control.Request) (*control.Reply, error) {
 	return conn.Call(req)
 }
 
-// Start lets a created container's process run.
+// Start lets a created container's process run. Where a service manager waits for the container, so does Start.
 func (r *Runtime) Start(id string) error {
-	return r.locked(id, func(c *container.Container) error {
+	ready, err := r.start(id)
+	if err != nil {
+		return err
+	}
+	return ready.wait()
+}
+
+func (r *Runtime) start(id string) (ready *readiness, err error) {
+	defer func() {
+		if err != nil {
+			ready.close()
+		}
+	}()
+	err = r.locked(id, func(c *container.Container) error {
 		switch s := c.Status(); s {
 		case container.Created:
 		case container.Stopped:
@@ -82,6 +95,7 @@ func (r *Runtime) Start(id string) error {
 		default:
 			return fmt.Errorf("cannot start a container in the %s state", s)
 		}
+		ready = r.watchReady(c)
 		// Before the process runs: one that ends at once must not be seen as created.
 		c.State.Started = true
 		if err := c.Save(); err != nil {
@@ -97,6 +111,7 @@ func (r *Runtime) Start(id string) error {
 		}
 		return r.poststart(c)
 	})
+	return ready, err
 }
 
 // Kill sends a signal to the container's process, or to all of its processes. SIGKILL always works: a monitor that

@@ -70,6 +70,10 @@ func (m *monitor) answer(c *control.Conn) {
 		m.exec(c, &r)
 		return
 	}
+	if r.Op == control.OpReady {
+		m.awaitReady(c)
+		return
+	}
 	m.answering.Add(1)
 	defer m.answering.Add(-1)
 	reply := control.Reply{}

@@ -63,6 +63,7 @@ type monitor struct {
 	// attached is why they could not be; it is set within attach.
 	attached error
 	doom     *doom
+	ready    readiness
 
 	execs     execTable
 	answering atomic.Int32  // calls, but for execs

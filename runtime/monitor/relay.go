@@ -32,8 +32,12 @@ func (m *monitor) relaySockets(mounts []agent.Mount) {
 		mount.Mode, mount.UID, mount.GID = s.Mode, s.UID, s.GID
 		if s.Datagram() {
 			mount.Kind = agent.DatagramSocket
-			filter := oci.NotifyFilter(mounts[i].Target)
-			mount.Stream = m.guest.Serve(func(c net.Conn) { m.relayDatagrams(c, s, filter) })
+			serve := func(c net.Conn) { m.relayDatagrams(c, s) }
+			if oci.IsNotifySocket(mounts[i].Target) {
+				m.ready.said = make(chan struct{})
+				serve = m.listenReady
+			}
+			mount.Stream = m.guest.Serve(serve)
 			continue
 		}
 		mount.Kind = agent.StreamSocket
@@ -85,9 +89,9 @@ func carry(dst, src halfCloser) {
 	_ = dst.CloseWrite()
 }
 
-// relayDatagrams sends to a socket what of the guest's datagrams filter leaves. What the server does not take in that moment it waits
-// for; what it refuses is lost, as datagrams are.
-func (m *monitor) relayDatagrams(c net.Conn, s *sandbox.Socket, filter func([]byte) ([]byte, bool)) {
+// relayDatagrams sends the guest's datagrams to a socket. What the server does not take in that moment it waits for; what it refuses is
+// lost, as datagrams are.
+func (m *monitor) relayDatagrams(c net.Conn, s *sandbox.Socket) {
 	server, err := s.Dial()
 	if err != nil {
 		m.log.Debug("relayed socket", "error", err)
@@ -99,8 +103,6 @@ func (m *monitor) relayDatagrams(c net.Conn, s *sandbox.Socket, filter func([]by
 		if buf, err = agent.ReadDatagram(c, buf); err != nil {
 			return
 		}
-		if p, ok := filter(buf); ok {
-			_, _ = server.Write(p)
-		}
+		_, _ = server.Write(buf)
 	}
 }

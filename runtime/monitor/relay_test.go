@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/agent"
-	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/sandbox"
 )
 
@@ -129,7 +128,7 @@ func TestRelayDatagrams(t *testing.T) {
 	defer l.Close()
 	m := &monitor{log: newLogger(false)}
 	s := hostSocket(t, path)
-	guest, ended := relayed(t, func(c net.Conn) { m.relayDatagrams(c, s, oci.NotifyFilter("/dev/log")) })
+	guest, ended := relayed(t, func(c net.Conn) { m.relayDatagrams(c, s) })
 	for _, want := range []string{"", "READY=1\n", "", "STATUS=fine\n"} {
 		if err := agent.WriteDatagram(guest, []byte(want)); err != nil {
 			t.Fatal(err)

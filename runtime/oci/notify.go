@@ -23,19 +23,16 @@ func AddNotifySocket(spec *specs.Spec, socket string) {
 	spec.Process.Env = append(spec.Process.Env, "NOTIFY_SOCKET="+notifyPath)
 }
 
-// NotifyFilter returns what of a container's datagram may reach the socket mounted at target, if anything: all of it,
-// but for a service manager, to which a container says that it is ready and nothing else. It must not name the
-// service's main process, extend its time or hand it descriptors.
-func NotifyFilter(target string) func([]byte) ([]byte, bool) {
-	if target != notifyPath {
-		return func(p []byte) ([]byte, bool) { return p, true }
-	}
-	return func(p []byte) ([]byte, bool) {
-		for line := range bytes.Lines(p) {
-			if bytes.HasPrefix(line, []byte("READY=")) {
-				return append(bytes.TrimSuffix(line, []byte("\n")), '\n'), true
-			}
+// IsNotifySocket reports whether a socket's mount point is the one that AddNotifySocket takes.
+func IsNotifySocket(target string) bool { return target == notifyPath }
+
+// ReadyLine returns what of a container's datagram may reach a service manager, if anything: that it is ready. It must not
+// name the service's main process, extend its time or hand it descriptors.
+func ReadyLine(datagram []byte) (line string, ok bool) {
+	for line := range bytes.Lines(datagram) {
+		if bytes.HasPrefix(line, []byte("READY=")) {
+			return string(append(bytes.TrimSuffix(line, []byte("\n")), '\n')), true
 		}
-		return nil, false
 	}
+	return "", false
 }
