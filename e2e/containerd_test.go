@@ -89,23 +89,35 @@ run --rm --mount type=bind,src=$PWD/v,dst=/v,options=rbind:ro $img r sh -c 'cat 
 	{name: "label and info", full: true, script: "run -d --label a=b $img c sleep 1000; ctr c info c | grep -c '\"a\": \"b\"'; ctr t rm -f c; ctr c rm c"},
 	{name: "update of limits", full: true, script: "run -d --memory-limit 67108864 $img c sleep 1000; ctr t exec --exec-id e9 c cat /sys/fs/cgroup/memory.max; ctr t rm -f c; ctr c rm c"},
 	{name: "checkpoint", full: true, script: "run -d $img c sleep 1000; ctr t checkpoint c >/dev/null 2>&1; echo $?; ctr t ls | sed 1d | tr -s ' ' | cut -d' ' -f3; ctr t rm -f c; ctr c rm c"},
+	{name: "pull and push", newer: true, script: `ctr images pull --plain-http $REGISTRY/bb:1 >/dev/null; run --rm $REGISTRY/bb:1 r cat /etc/greeting
+ctr images tag $REGISTRY/bb:1 $REGISTRY/new:1 >/dev/null; ctr images push --plain-http $REGISTRY/new:1 >/dev/null; ctr images rm $REGISTRY/bb:1 $REGISTRY/new:1 >/dev/null
+ctr images pull --plain-http $REGISTRY/new:1 >/dev/null; run --rm $REGISTRY/new:1 r cat /etc/greeting`},
 	{name: "task rm -f", script: "run -d $img c sleep 1000; ctr t rm -f c; echo $?; ctr c rm c; ctr t ls -q"},
 }
 
 func TestContainerd(t *testing.T) {
 	needVM(t)
-	needPrograms(t, "containerd", "containerd-shim-runc-v2", "ctr", "runc", "script", "busybox")
+	needPrograms(t, "script", "busybox")
+	reference, ours := startContainerd(t, containerdConf, ctrPrelude)
+	compareSteps(t, reference, ours, containerdSteps)
+}
+
+// startContainerd starts a containerd and returns it as two engines, each with a namespace of its own. Both have the archive of an image, IMAGE.
+func startContainerd(t *testing.T, conf, prelude string, more ...string) (reference, ours *engine) {
+	t.Helper()
+	programs := append([]string{"containerd", "containerd-shim-runc-v2", "ctr", "runc"}, more...)
+	needPrograms(t, programs...)
 	dir := scratch(t)
-	image := archive(t, dir)
-	bin := localCopies(t, dir, "containerd", "containerd-shim-runc-v2", "ctr", "runc", binary(t, "govmm-run"))
-	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "TMPDIR=" + dir, "CONTAINERD_ADDRESS=" + dir + "/c.sock", "BIN=" + bin, "IMAGE=" + image}
-	conf := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(conf, []byte(fmt.Sprintf(containerdConf, dir)), 0o644); err != nil {
+	bin := localCopies(t, dir, append(programs, binary(t, "govmm-run"))...)
+	copyClient(t, bin)
+	path := filepath.Join(dir, "config.toml")
+	if err := os.WriteFile(path, []byte(fmt.Sprintf(conf, dir)), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "TMPDIR=" + dir, "CONTAINERD_ADDRESS=" + dir + "/c.sock", "BIN=" + bin, "IMAGE=" + archive(t, dir)}
 	var engines []*engine
 	for _, runtime := range []string{"runc", "govmm-run"} {
-		e := &engine{runtime: runtime, dir: filepath.Join(dir, runtime), prelude: ctrPrelude}
+		e := &engine{runtime: runtime, dir: filepath.Join(dir, runtime), prelude: prelude}
 		e.env = append(env[:len(env):len(env)], "RUNTIME="+runtime, "CONTAINERD_NAMESPACE="+runtime)
 		if err := os.MkdirAll(e.dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -116,8 +128,9 @@ func TestContainerd(t *testing.T) {
 		out, err := engines[0].run("ctr version >/dev/null 2>&1")
 		return err == nil && out == "status 0\n"
 	}
-	startDaemon(t, dir, env, ready, filepath.Join(bin, "containerd"), "--config", conf)
-	compareSteps(t, engines[0], engines[1], containerdSteps)
+	startDaemon(t, dir, env, ready, filepath.Join(bin, "containerd"), "--config", path)
+	addRegistry(t, engines...)
+	return engines[0], engines[1]
 }
 
 // archive makes the image docker.io/library/bb in the form of docker save, which containerd and docker load.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -75,21 +76,32 @@ DOCKER_BUILDKIT=0 docker build -q --network none -t made-$RUNTIME b >/dev/null; 
 	{name: "events", full: true, script: `since=$(date +%s); run --rm --name $c bb true; docker events --since $since --until $(($(date +%s)+1)) --filter container=$c --format '{{.Action}}' | grep -v -E 'attach|network|mount'`},
 	{name: "locks between containers", full: true, script: `run -d --name $c -v $v:/v -v $BIN/client:/client bb sh -c 'touch /v/lock; /client lock /v/lock sh -c "touch /v/held; while [ ! -e /v/pass ]; do sleep 0.1; done; echo first >>/v/order"; sleep 1000' >/dev/null
 wait_for docker exec $c test -e /v/held; run --rm -v $v:/v -v $BIN/client:/client bb sh -c '/client try-lock /v/lock; touch /v/pass; /client lock /v/lock sh -c "echo second >>/v/order"; cat /v/order'; docker rm -f $c`},
+	{name: "pull and push", newer: true, script: `docker pull -q $REGISTRY/bb:1 >/dev/null; run --name p-$RUNTIME $REGISTRY/bb:1 sh -c 'cat /etc/greeting; echo pushed >/pushed'
+docker commit p-$RUNTIME $REGISTRY/new:1 >/dev/null; docker push -q $REGISTRY/new:1 >/dev/null; docker rm p-$RUNTIME >/dev/null; docker rmi $REGISTRY/new:1 $REGISTRY/bb:1 >/dev/null
+run --rm $REGISTRY/new:1 cat /pushed 2>/dev/null`},
 	{name: "prune", full: true, script: "docker create --runtime $RUNTIME --label mine=$c --name $c bb true >/dev/null; docker container prune -f --filter label=mine=$c | grep -c ID; docker ps -aq --filter name=$c"},
 	{name: "volume rm", script: "docker volume rm $v"},
 }
 
 func TestDocker(t *testing.T) {
 	needVM(t)
+	needPrograms(t, "script", "busybox")
+	reference, ours := startDocker(t, dockerConf)
+	compareSteps(t, reference, ours, dockerSteps)
+}
+
+// startDocker starts a dockerd with the image bb, and returns it as two engines.
+func startDocker(t *testing.T, conf string) (reference, ours *engine) {
+	t.Helper()
+	programs := []string{"dockerd", "docker", "containerd", "containerd-shim-runc-v2", "runc"}
 	// apparmor_parser is what dockerd loads its profile with where the kernel has AppArmor, as the test host's.
-	needPrograms(t, "dockerd", "docker", "containerd", "containerd-shim-runc-v2", "runc", "script", "busybox", "apparmor_parser")
+	needPrograms(t, append(programs, "apparmor_parser")...)
 	dir := scratch(t)
-	image := archive(t, dir)
-	bin := localCopies(t, dir, "dockerd", "docker", "containerd", "containerd-shim-runc-v2", "runc", binary(t, "govmm-run"))
+	bin := localCopies(t, dir, append(programs, binary(t, "govmm-run"))...)
 	copyClient(t, bin)
 	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "TMPDIR=" + dir, "BIN=" + bin, "DOCKER_HOST=unix://" + dir + "/d.sock"}
-	conf := filepath.Join(dir, "daemon.json")
-	if err := os.WriteFile(conf, []byte(fmt.Sprintf(dockerConf, dir, bin)), 0o644); err != nil {
+	path := filepath.Join(dir, "daemon.json")
+	if err := os.WriteFile(path, []byte(fmt.Sprintf(conf, dir, bin)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var engines []*engine
@@ -105,9 +117,10 @@ func TestDocker(t *testing.T) {
 		out, err := engines[0].run("docker version >/dev/null 2>&1")
 		return err == nil && out == "status 0\n"
 	}
-	startDaemon(t, dir, env, ready, filepath.Join(bin, "dockerd"), "--config-file", conf)
-	if out, err := engines[0].run("docker load -q -i " + image); err != nil {
+	startDaemon(t, dir, env, ready, filepath.Join(bin, "dockerd"), "--config-file", path)
+	if out, err := engines[0].run("docker load -q -i " + archive(t, dir)); err != nil || !strings.HasSuffix(out, "status 0\n") {
 		t.Fatalf("docker load: %s%v", out, err)
 	}
-	compareSteps(t, engines[0], engines[1], dockerSteps)
+	addRegistry(t, engines...)
+	return engines[0], engines[1]
 }

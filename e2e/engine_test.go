@@ -26,6 +26,8 @@ type step struct {
 	name, script string
 	// full keeps the step for GOVMM_FULL=1: each call of an engine takes seconds where everything is emulated.
 	full bool
+	// newer keeps it for where testhost/engines has built what it needs, a registry.
+	newer bool
 	// differs says why the outputs cannot agree; then that of govmm-run must match the regular expression want.
 	differs, want string
 }
@@ -35,7 +37,8 @@ type engine struct {
 	runtime string // "runc" or "govmm-run"
 	dir     string
 	env     []string
-	prelude string // shell functions for the scripts
+	enter   []string // a command that runs others where the engine is, if that is not here
+	prelude string   // shell functions for the scripts
 }
 
 // stepTime is how long a step may take where everything is emulated.
@@ -85,7 +88,8 @@ func localCopies(t *testing.T, dir string, programs ...string) string {
 func (e *engine) run(script string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), stepTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/bash", "-c", helpers+e.prelude+"\n"+script)
+	argv := append(e.enter[:len(e.enter):len(e.enter)], "/bin/bash", "-c", helpers+e.prelude+"\n"+script)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = e.dir, append(os.Environ(), e.env...)
 	// Containers outlive the script and hold its output: a pipe would not end.
 	out, err := os.CreateTemp(e.dir, "output-")
@@ -99,13 +103,13 @@ func (e *engine) run(script string) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	err = cmd.Run()
+	b, wrong := io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
+	if wrong != nil {
+		return "", wrong
+	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
-		return "", fmt.Errorf("%w (%v)", err, ctx.Err())
-	}
-	b, err := io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
-	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w (%v), after: %s", err, ctx.Err(), b)
 	}
 	return fmt.Sprintf("%sstatus %d\n", bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")), cmd.ProcessState.ExitCode()), nil
 }
@@ -119,6 +123,9 @@ type outcome struct {
 
 // chosen leaves out what is not for every day, or what GOVMM_STEPS does not match.
 func chosen(steps []step) []step {
+	if !need.Required(need.Newer) {
+		steps = slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.newer })
+	}
 	if wanted := os.Getenv("GOVMM_STEPS"); wanted != "" {
 		re := regexp.MustCompile(wanted)
 		return slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return !re.MatchString(s.name) })
@@ -138,6 +145,9 @@ func (e *engine) runSteps(t *testing.T, steps []step) []outcome {
 		out[i].taken = time.Since(begin)
 		out[i].text = e.normalize(out[i].text)
 		t.Logf("%s: %s: %.1fs", e.runtime, s.name, out[i].taken.Seconds())
+		if out[i].err != nil {
+			t.Logf("%s: %s: %v", e.runtime, s.name, out[i].err)
+		}
 	}
 	return out
 }
@@ -145,6 +155,10 @@ func (e *engine) runSteps(t *testing.T, steps []step) []outcome {
 var (
 	hexID = regexp.MustCompile(`\b([0-9a-f]{64}|[0-9a-f]{12})\b`)
 	clock = regexp.MustCompile(`time="[^"]*"`)
+	// stage is what runc has put before its words about a program since version 1.2.
+	stage = regexp.MustCompile(`(unable to start container process: )error during container init: `)
+	// race is what nerdctl says when a signal of its own, which it forwards, meets the container's end.
+	race = regexp.MustCompile(`time= level=error msg="forward signal [^\n]*\n`)
 )
 
 // normalize takes out what differs by chance: ids, times, directories, and the runtime's name.
@@ -152,6 +166,7 @@ func (e *engine) normalize(s string) string {
 	s = strings.ReplaceAll(s, e.dir, "DIR")
 	s = clock.ReplaceAllString(s, "time=")
 	s = hexID.ReplaceAllString(s, "ID")
+	s = race.ReplaceAllString(stage.ReplaceAllString(s, "$1"), "")
 	return strings.ReplaceAll(s, e.runtime, "RUNTIME")
 }
 

@@ -171,15 +171,27 @@ podman run --rm --security-opt seccomp=$PWD/s.json bb mkdir /tmp/a; podman run -
 	{name: "checkpoint", full: true, script: "podman run -d --name x bb sleep 1000 >/dev/null; podman container checkpoint x >/dev/null 2>&1; echo $?; podman inspect x --format '{{.State.Status}}'; podman rm -f -t 0 x"},
 	{name: "locks between containers", full: true, script: `podman run -d --name l -v vol:/v -v $BIN/client:/client bb sh -c 'touch /v/lock; /client lock /v/lock sh -c "touch /v/held; while [ ! -e /v/pass ]; do sleep 0.1; done; echo first >>/v/order"; sleep 1000' >/dev/null
 wait_for podman exec l test -e /v/held; podman run --rm -v vol:/v -v $BIN/client:/client bb sh -c '/client try-lock /v/lock; touch /v/pass; /client lock /v/lock sh -c "echo second >>/v/order"; cat /v/order'; podman rm -f -t 0 l`},
+	{name: "pull and push", newer: true, script: `podman pull -q --tls-verify=false $REGISTRY/bb:1 >/dev/null; podman run --name p $REGISTRY/bb:1 sh -c 'cat /etc/greeting; echo pushed >/pushed'
+podman commit -q p $REGISTRY/new:1 >/dev/null; podman push -q --tls-verify=false $REGISTRY/new:1; podman rm p >/dev/null; podman rmi $REGISTRY/new:1 $REGISTRY/bb:1 >/dev/null
+podman run --rm -q --tls-verify=false $REGISTRY/new:1 cat /pushed`},
 	{name: "prune", full: true, script: "podman create --name p bb true >/dev/null; podman container prune -f | wc -l; podman ps -aq"},
 }
 
 func TestPodman(t *testing.T) {
 	needVM(t)
 	needPrograms(t, "podman", "conmon", "runc", "script", "busybox")
+	reference, ours := startPodman(t)
+	compareSteps(t, reference, ours, podmanSteps)
+}
+
+// startPodman makes a podman for each runtime.
+func startPodman(t *testing.T) (reference, ours *engine) {
+	t.Helper()
 	dir := scratch(t)
 	image := busyboxImage(t, dir)
 	bin := localCopies(t, dir, "podman", "conmon", "runc", binary(t, "govmm-run"))
 	copyClient(t, bin)
-	compareSteps(t, newPodman(t, dir, bin, "runc", image), newPodman(t, dir, bin, "govmm-run", image), podmanSteps)
+	reference, ours = newPodman(t, dir, bin, "runc", image), newPodman(t, dir, bin, "govmm-run", image)
+	addRegistry(t, reference, ours)
+	return reference, ours
 }

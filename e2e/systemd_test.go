@@ -138,10 +138,15 @@ func (s *nestedSystemd) service(script string) string {
 	return out
 }
 
+// enter is a command that runs others beside the systemd.
+func (s *nestedSystemd) enter() []string {
+	return []string{"nsenter", "--target", fmt.Sprint(s.pid), "--cgroup", "--mount", "--pid", "--ipc", "--uts"}
+}
+
 // run runs a command beside the systemd and returns what it prints, and its status.
 func (s *nestedSystemd) run(command ...string) (string, int) {
-	enter := []string{"--target", fmt.Sprint(s.pid), "--cgroup", "--mount", "--pid", "--ipc", "--uts"}
-	cmd := exec.Command("nsenter", append(enter, command...)...)
+	argv := append(s.enter(), command...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	out := outputFile(s.t)
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
