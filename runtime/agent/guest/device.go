@@ -115,7 +115,7 @@ func (b *builder) bindDevice(d *agent.Device, name string) error {
 		return err
 	}
 	defer unix.Close(target)
-	return attach(tree, target)
+	return b.root.attach(tree, target)
 }
 
 // link makes a symbolic link; one that exists stays, unless it is to be replaced.
@@ -137,7 +137,7 @@ func (b *builder) link(name, to string, replace bool) error {
 }
 
 // openTerminal makes a terminal in the container's devpts and puts its slave at the standard streams.
-func (e *execution) openTerminal(r root) (slave int, err error) {
+func (e *execution) openTerminal(r *root) (slave int, err error) {
 	pts, err := r.open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, wrap("terminal", err)
@@ -188,5 +188,5 @@ func (b *builder) console(slave int) error {
 		return err
 	}
 	defer unix.Close(target)
-	return attach(tree, target)
+	return b.root.attach(tree, target)
 }

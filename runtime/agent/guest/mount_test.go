@@ -60,6 +60,28 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestHiddenMount mounts over a file system that PID 1 knows a short way to: what comes after goes where a walk leads.
+func TestHiddenMount(t *testing.T) {
+	f := start(t)
+	f.export("1", map[string]string{"inside": "volume\n", "secret": "seen\n", "mnt/": "", "made/": ""})
+	must(t, os.Mkdir(filepath.Join(f.root, "own"), 0o755))
+	must(t, os.Symlink("own", filepath.Join(f.root, "alias")))
+	m := f.spec("sh", "-c", `cat /own/inside /own/secret; touch /own/made/x 2>&1; stat -f -c %T /own/mnt /own/twice; stat -c %F /own/null`)
+	m.Mounts = append(m.Mounts,
+		agent.Mount{Source: "tmpfs", Target: "/own", Type: "tmpfs"},
+		agent.Mount{Source: "tmpfs", Target: "/own/mnt", Type: "tmpfs"}, // in the one that is hidden
+		agent.Mount{Bind: true, Source: "/c/1", Target: "/alias"},       // hides it, under another name
+		agent.Mount{Source: "tmpfs", Target: "/own/mnt", Type: "tmpfs"},
+		agent.Mount{Source: "tmpfs", Target: "/own/twice", Type: "tmpfs"},
+	)
+	m.Devices = append(m.Devices, agent.Device{Path: "/own/null", Mode: unix.S_IFCHR | 0o666, Major: 1, Minor: 3})
+	m.MaskedPaths, m.ReadonlyPaths = []string{"/own/secret"}, []string{"/own/made"}
+	got := f.run(m, nil)
+	if want := "volume\ntouch: /own/made/x: Read-only file system\ntmpfs\ntmpfs\ncharacter special file\n"; got.stdout != want || got.stderr != "" {
+		t.Errorf("got  %q\nwant %q\nstderr %q", got.stdout, want, got.stderr)
+	}
+}
+
 func TestMountErrors(t *testing.T) {
 	f := start(t)
 	must(t, os.WriteFile(filepath.Join(f.root, "plain"), nil, 0o644))

@@ -13,25 +13,40 @@ import (
 // root resolves paths inside a container's tree. The image is somebody else's and its processes may be running: every
 // resolution is one openat2 that cannot leave the tree, by a link or by a race, and what is done then is done to the
 // descriptor.
-type root struct{ fd int }
-
-func openRoot(dir string) (root, error) {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return root{}, &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return root{fd}, nil
+type root struct {
+	fd  int
+	own []ownTop // what this process has mounted itself right below the root
 }
 
-func (r root) close() { unix.Close(r.fd) }
+func openRoot(dir string) (*root, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return &root{fd: fd}, nil
+}
+
+func (r *root) close() {
+	unix.Close(r.fd)
+	for _, t := range r.own {
+		unix.Close(t.fd)
+	}
+}
 
 // open opens a path of the container.
-func (r root) open(name string, flags int) (int, error) {
-	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+func (r *root) open(name string, flags int) (int, error) {
+	if fd, ok, err := r.openOwn(name, flags); ok {
+		return fd, err
+	}
+	return openBelow(r.fd, name, flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+func openBelow(dirfd int, name string, flags int, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: resolve}
 	var fd int
 	var err error
 	for range 16 { // EAGAIN: something was renamed meanwhile (openat2(2))
-		fd, err = unix.Openat2(r.fd, name, &how)
+		fd, err = unix.Openat2(dirfd, name, &how)
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break
 		}
@@ -43,7 +58,7 @@ func (r root) open(name string, flags int) (int, error) {
 }
 
 // diverts says whether something other than a directory stands at name itself.
-func (r root) diverts(name string) bool {
+func (r *root) diverts(name string) bool {
 	name = path.Join("/", name)
 	parent, err := r.open(path.Dir(name), unix.O_PATH)
 	if err != nil {
@@ -58,13 +73,13 @@ func (r root) diverts(name string) bool {
 const maxLinks = 40
 
 // target opens a mount point and makes what is missing of it, behind links that lead nowhere too.
-func (r root) target(name string, dir bool) (int, error) {
+func (r *root) target(name string, dir bool) (int, error) {
 	links := 0
 	return r.make(path.Join("/", name), dir, &links)
 }
 
 // make is target for a path that may hold "..", behind what is a link and what is not.
-func (r root) make(name string, dir bool, links *int) (int, error) {
+func (r *root) make(name string, dir bool, links *int) (int, error) {
 	fd, err := r.open(name, unix.O_PATH)
 	if err == nil || !errors.Is(err, unix.ENOENT) {
 		return fd, err
@@ -109,9 +124,10 @@ func split(name string) (above, last string) {
 // fdPath names a descriptor for the calls that take paths only. It needs PID 1's /proc.
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
+// isDir does not ask the host: a file that is open does not become another kind of file.
 func isDir(fd int) bool {
-	var st unix.Stat_t
-	return unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+	var st unix.Statx_t
+	return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // cloneTree makes a mount of what name shows, that is not attached yet.

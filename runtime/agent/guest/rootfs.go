@@ -15,9 +15,10 @@ import (
 // builder makes a container's tree, in its mount namespace.
 type builder struct {
 	m      *agent.CreateContainer
-	export root // the exported tree
-	root   root
-	proc   int // PID 1's /proc: whatever the image puts at its own
+	export *root // the exported tree
+	root   *root
+	point  string // where the root is mounted
+	proc   int    // PID 1's /proc: whatever the image puts at its own
 	devs   bool
 	nodes  int // O_PATH of the tmpfs with the relayed sockets, -1 without
 	listen []int
@@ -65,6 +66,7 @@ func (e *execution) makeContainer(m *agent.CreateContainer) error {
 
 // open mounts the root file system on scratch and opens everything that is needed of PID 1's own tree.
 func (b *builder) open(scratch, export string) (err error) {
+	b.point = scratch
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return wrap("make / private", err)
 	}
@@ -162,7 +164,7 @@ func (b *builder) attach(m *agent.Mount, tree int) error {
 	if isDir(tree) != isDir(target) {
 		return &os.PathError{Op: "bind", Path: m.Target, Err: unix.ENOTDIR} // move_mount says EINVAL
 	}
-	return attach(tree, target)
+	return b.root.attach(tree, target)
 }
 
 // fresh mounts a file system of the guest's own.
@@ -176,32 +178,49 @@ func (b *builder) fresh(m *agent.Mount) error {
 			flags &^= unix.MS_RDONLY
 			b.late = append(b.late, m.Target)
 		}
-	case "proc", "sysfs":
-		// As under runc: an image must not choose where they come to lie.
-		if b.root.diverts(m.Target) {
-			return failure(agent.Invalid, "filesystem "+strconv.Quote(kind)+" must be mounted on ordinary directory")
-		}
-	case "devpts", "mqueue", "cgroup2", "ramfs":
+	case "proc", "sysfs", "devpts", "mqueue", "cgroup2", "ramfs":
 	default:
 		return failure(agent.Invalid, "unsupported file system type "+strconv.Quote(kind))
 	}
-	target, err := b.root.target(m.Target, true)
-	if err != nil {
-		return err
+	target, top := b.root.openTop(m.Target)
+	if !top {
+		// As under runc: an image must not choose where they come to lie.
+		if (kind == "proc" || kind == "sysfs") && b.root.diverts(m.Target) {
+			return failure(agent.Invalid, "filesystem "+strconv.Quote(kind)+" must be mounted on ordinary directory")
+		}
+		var err error
+		if target, err = b.root.target(m.Target, true); err != nil {
+			return err
+		}
 	}
 	defer unix.Close(target)
-	if err := unix.Mount(m.Source, fdPath(target), kind, uintptr(flags), data); err != nil {
-		return os.NewSyscallError("mount "+kind, err)
-	}
-	if !m.CopyUp {
-		return nil
-	}
-	top, err := b.root.open(m.Target, unix.O_PATH|unix.O_DIRECTORY)
+	tree, err := b.mountFresh(m.Source, kind, uintptr(flags), data)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(top)
-	return wrap("tmpcopyup", copyTree(target, top))
+	if err := b.root.attach(tree, target); err != nil {
+		unix.Close(tree)
+		return err
+	}
+	if m.CopyUp {
+		err = wrap("tmpcopyup", copyTree(target, tree))
+	}
+	if top {
+		b.root.keep(m.Target, tree)
+	} else {
+		unix.Close(tree)
+	}
+	return err
+}
+
+// mountFresh mounts a file system above the container's root, from where it is then moved: what mount(2) puts on a directory can
+// be opened by a walk from the root only.
+func (b *builder) mountFresh(source, kind string, flags uintptr, data string) (int, error) {
+	if err := unix.Mount(source, b.point, kind, flags, data); err != nil {
+		return -1, os.NewSyscallError("mount "+kind, err)
+	}
+	fd, err := unix.Open(b.point, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return fd, os.NewSyscallError("open", err)
 }
 
 // settings are the host name and the kernel parameters.
@@ -286,12 +305,12 @@ func (b *builder) readonly(name string) error {
 	if err := setAttr(tree, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
 		return err
 	}
-	return attach(tree, fd)
+	return b.root.attach(tree, fd)
 }
 
 // masker hides paths: a file behind /dev/null, a directory behind one empty file system that all of them share.
 type masker struct {
-	root        root
+	root        *root
 	null, empty int
 }
 
@@ -324,7 +343,7 @@ func (k *masker) hide(name string) error {
 		return err
 	}
 	defer unix.Close(tree)
-	return attach(tree, fd)
+	return k.root.attach(tree, fd)
 }
 
 func (k *masker) hideDir(fd int) error {
@@ -334,7 +353,7 @@ func (k *masker) hideDir(fd int) error {
 			return err
 		}
 		defer unix.Close(tree)
-		return attach(tree, fd)
+		return k.root.attach(tree, fd)
 	}
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -348,7 +367,7 @@ func (k *masker) hideDir(fd int) error {
 	if k.empty, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr); err != nil {
 		return os.NewSyscallError("fsmount", err)
 	}
-	return attach(k.empty, fd)
+	return k.root.attach(k.empty, fd)
 }
 
 // pivot makes the tree the root and drops PID 1's (pivot_root(2): pivot_root(".", ".")).
