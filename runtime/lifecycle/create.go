@@ -191,7 +191,7 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	}
 	unwatch := context.AfterFunc(ctx, func() { _ = c.monitor.Kill() })
 	defer unwatch()
-	err = c.converse(ctx, sync, monitor.Config{
+	err = c.converse(ctx, sync, &monitor.Config{
 		ID: o.ID, Spec: c.spec, State: *hookState(c.Container, container.Creating, 0), Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
 		Phases: o.Phases, Begin: o.Begin.UnixNano(), Cgroup: c.cgroupDir(),
 	})

@@ -23,7 +23,7 @@ func hookState(c *container.Container, status container.Status, pid int) *specs.
 
 // converse has the monitor make the container. When its namespaces and mounts are there it lets this process run the
 // hooks that belong here.
-func (c *created) converse(ctx context.Context, sync *control.Conn, cfg monitor.Config) error {
+func (c *created) converse(ctx context.Context, sync *control.Conn, cfg *monitor.Config) error {
 	reply, err := sync.Call(cfg)
 	if err != nil || !reply.Hooks {
 		return err

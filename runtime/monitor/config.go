@@ -3,7 +3,11 @@
 package monitor
 
 import (
+	"encoding/json"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/runtime/compact"
 )
 
 // IDVariable is the environment variable that makes the program a monitor: it names the container. The arguments are
@@ -21,15 +25,33 @@ const (
 
 // Config is the first message on the sync connection. The spec is checked already and its paths are absolute.
 type Config struct {
-	ID            string      `json:"id"`
-	Spec          *specs.Spec `json:"spec"`
-	State         specs.State `json:"state"`                   // what hooks read, but for status and pid
-	Kernel        string      `json:"kernel,omitempty"`        // in place of the embedded one
-	ConsoleSocket string      `json:"consoleSocket,omitempty"` // where the terminal's master goes
-	Debug         bool        `json:"debug,omitempty"`
+	ID            string
+	Spec          *specs.Spec
+	State         specs.State // what hooks read, but for status and pid
+	Kernel        string      // in place of the embedded one
+	ConsoleSocket string      // where the terminal's master goes
+	Debug         bool
 	// Cgroup is the directory of the monitor's own cgroup of version 2, if there is one.
-	Cgroup string `json:"cgroup,omitempty"`
+	Cgroup string
 	// Phases asks for the times of the start, Begin is when govmm-run began, in nanoseconds since the epoch.
-	Phases PhaseFormat `json:"phases,omitempty"`
-	Begin  int64       `json:"begin,omitempty"`
+	Phases PhaseFormat
+	Begin  int64
+}
+
+// MarshalJSON implements json.Marshaler: JSON carries the config, and does not look into it.
+func (c *Config) MarshalJSON() ([]byte, error) {
+	b, err := compact.Append(nil, c)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(b)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *Config) UnmarshalJSON(text []byte) error {
+	var b []byte
+	if err := json.Unmarshal(text, &b); err != nil {
+		return err
+	}
+	return compact.Read(b, c)
 }

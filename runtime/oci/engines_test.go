@@ -70,7 +70,6 @@ func (h host) settle(spec *specs.Spec) {
 			}
 		}
 	}
-	keepEmptyFlags(spec.Linux)
 	makeAbsolute(spec, "/bundle")
 	replaceShm(spec.Mounts)
 }

@@ -33,7 +33,6 @@ func Load(dir string) (*specs.Spec, error) {
 	if err := dec.Decode(&spec); err != nil {
 		return nil, fmt.Errorf("%s: %w", ConfigFile, describe(err))
 	}
-	keepEmptyFlags(spec.Linux)
 	if spec.Root == nil || spec.Root.Path == "" {
 		return nil, errors.New("config.json: root.path is missing: name the root file system's directory")
 	}

@@ -16,14 +16,6 @@ func checkSeccomp(l *specs.Linux) error {
 	return err
 }
 
-// keepEmptyFlags keeps an empty list of flags from getting lost on the way to the monitor, as empty lists do in JSON
-// that Go writes: without a list a default holds. The flag put in its place changes nothing.
-func keepEmptyFlags(l *specs.Linux) {
-	if l != nil && l.Seccomp != nil && l.Seccomp.Flags != nil && len(l.Seccomp.Flags) == 0 {
-		l.Seccomp.Flags = []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_TSYNC"}
-	}
-}
-
 func seccompFeatures() *features.Seccomp {
 	yes := true
 	supported, known := seccomp.Flags()

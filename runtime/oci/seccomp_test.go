@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/compact"
 )
 
 func TestSeccompReachesEveryProcess(t *testing.T) {
@@ -29,7 +31,7 @@ func TestSeccompReachesEveryProcess(t *testing.T) {
 	}
 }
 
-// TestSeccompFlags sends profiles the way that the monitor gets them, encoded again.
+// TestSeccompFlags sends profiles the way that the monitor gets them.
 func TestSeccompFlags(t *testing.T) {
 	for _, tt := range []struct {
 		flags string
@@ -43,13 +45,12 @@ func TestSeccompFlags(t *testing.T) {
 		if err := json.Unmarshal([]byte(tt.flags), &spec.Linux.Seccomp); err != nil {
 			t.Fatal(err)
 		}
-		keepEmptyFlags(spec.Linux)
-		b, err := json.Marshal(spec)
+		b, err := compact.Append(nil, spec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var sent specs.Spec
-		if err := json.Unmarshal(b, &sent); err != nil {
+		if err := compact.Read(b, &sent); err != nil {
 			t.Fatal(err)
 		}
 		p, err := GuestProcess(sent.Process, sent.Linux)
