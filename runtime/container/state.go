@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/cgroup"
+	"github.com/govmm/govmm/runtime/specjson"
 )
 
 // Status is an OCI status, or runc's "paused".
@@ -51,6 +52,15 @@ type State struct {
 	Resources *specs.LinuxResources `json:"resources,omitempty"`
 }
 
+func (s *State) view(d specjson.Direction) any {
+	type state State
+	return &struct {
+		*state
+		Hooks     any                                    `json:"hooks,omitempty"`
+		Resources specjson.Section[specs.LinuxResources] `json:"resources,omitzero"`
+	}{(*state)(s), specjson.Field(d, &s.Hooks), specjson.Resources(&s.Resources)}
+}
+
 // Container is one container of a Store.
 type Container struct {
 	State State
@@ -63,7 +73,7 @@ func (c *Container) Dir() string { return c.dir }
 
 // Save writes the state so that a reader sees either the old or the new one, whole.
 func (c *Container) Save() error {
-	b, err := json.Marshal(&c.State)
+	b, err := json.Marshal(c.State.view(specjson.Write))
 	if err != nil {
 		return err
 	}
@@ -93,7 +103,7 @@ func (c *Container) read() error {
 		return err
 	}
 	var s State
-	if err := json.Unmarshal(b, &s); err != nil {
+	if err := json.Unmarshal(b, s.view(specjson.Read)); err != nil {
 		return fmt.Errorf("%w: %s: %w: \"govmm-run delete --force %s\" removes it", ErrDamaged, c.State.ID, err, c.State.ID)
 	}
 	c.State = s

@@ -15,6 +15,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/specjson"
 )
 
 // SocketName is the socket's name in the state directory.
@@ -66,6 +68,21 @@ type Request struct {
 	PID     int    `json:"pid,omitempty"` // of an exec's host process, which the monitor cannot see
 	Rows    uint16 `json:"rows,omitempty"`
 	Columns uint16 `json:"columns,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (r Request) MarshalJSON() ([]byte, error) { return json.Marshal(r.view(specjson.Write)) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *Request) UnmarshalJSON(b []byte) error { return json.Unmarshal(b, r.view(specjson.Read)) }
+
+func (r *Request) view(d specjson.Direction) any {
+	type request Request
+	return &struct {
+		*request
+		Process   any                                    `json:"process,omitempty"`
+		Resources specjson.Section[specs.LinuxResources] `json:"resources,omitzero"`
+	}{(*request)(r), specjson.Field(d, &r.Process), specjson.Resources(&r.Resources)}
 }
 
 // Process is one row of ps.

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/runtime/specjson"
 )
 
 // ConfigFile is the name of the config in a bundle.
@@ -30,7 +32,7 @@ func Load(dir string) (*specs.Spec, error) {
 	defer f.Close()
 	var spec specs.Spec
 	dec := json.NewDecoder(f)
-	if err := dec.Decode(&spec); err != nil {
+	if err := dec.Decode(specjson.Spec(specjson.Read, &spec)); err != nil {
 		return nil, fmt.Errorf("%s: %w", ConfigFile, describe(err))
 	}
 	if spec.Root == nil || spec.Root.Path == "" {
