@@ -177,7 +177,7 @@ func (res result) want(t *testing.T, status int, out, errText string) {
 
 // busyboxApplets are the programs that a busybox bundle has.
 var busyboxApplets = strings.Fields("sh cat echo true false id ls ps kill sleep head tail wc dd grep stty tty mount umount " +
-	"sha256sum mkdir rm ln touch chmod chown stat env pwd hostname nproc free date sed awk cut sort test od seq trap yes")
+	"sha256sum ip ping mkdir rm ln touch chmod chown stat env pwd hostname nproc free date sed awk cut sort test od seq trap yes")
 
 // bundle makes a busybox bundle whose process is args, changed by edit.
 func (r *rt) bundle(edit func(*specs.Spec), args ...string) string {

@@ -193,6 +193,9 @@ func joinCmdline(a, b string) string {
 	return a + " " + b
 }
 
+// CPUs returns the number of the guest's CPUs.
+func (v *VM) CPUs() int { return v.cfg.CPUs }
+
 // Memory returns the RAM that the guest starts with, in bytes.
 func (v *VM) Memory() uint64 { return v.mem.Size() }
 

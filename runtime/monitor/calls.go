@@ -10,7 +10,6 @@ import (
 
 	"github.com/govmm/govmm/runtime/agent"
 	"github.com/govmm/govmm/runtime/control"
-	"github.com/govmm/govmm/runtime/namespace"
 	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/terminal"
 )
@@ -120,8 +119,7 @@ func (m *monitor) start() error {
 	if m.started.Load() {
 		return control.ErrAlreadyRunning
 	}
-	// Once more: some engines attach the network between create and start.
-	if err := oci.CheckLinks(namespace.Links()); err != nil {
+	if err := m.connect(); err != nil {
 		return err
 	}
 	err := m.guest.Start(m.cfg.ID)

@@ -82,7 +82,7 @@ func newVM(cfg *Config, i *images, last *lastWords, further ...virtio.Device) (*
 		most = 0
 	}
 	return vmm.New(vmm.Config{
-		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: most, Balloon: true, LateMemory: true,
+		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: most, Balloon: true, LateMemory: true, LateDevices: maxCards,
 		Kernel: i.kernel, Initrd: i.initrd, Cmdline: i.cmdline,
 		Serial:  last,
 		Devices: append([]virtio.Device{rng.New(rand.Reader)}, further...),

@@ -11,13 +11,12 @@ import (
 
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/hooks"
-	"github.com/govmm/govmm/runtime/namespace"
-	"github.com/govmm/govmm/runtime/oci"
 )
 
 // beforePivot runs the hooks that find the container's namespaces and mounts made and the host's tree still there:
 // those of the runtime's namespaces, which create runs, and then those of the container's.
 func (m *monitor) beforePivot() error {
+	m.holdTun()
 	inContainer := hooks.Of(m.cfg.Spec.Hooks, hooks.CreateContainer)
 	if !hasRuntimeHooks(m.cfg.Spec.Hooks) && len(inContainer) == 0 {
 		return nil
@@ -35,9 +34,6 @@ func (m *monitor) beforePivot() error {
 			return err
 		}
 		<-m.hooksRun
-		if err := oci.CheckLinks(namespace.Links()); err != nil {
-			return err
-		}
 	}
 	state := m.cfg.State
 	state.Status, state.Pid = specs.StateCreating, os.Getpid()

@@ -45,6 +45,7 @@ type monitor struct {
 	listener *net.UnixListener
 
 	tree    *sandbox.Tree
+	tun     *os.File          // the node of TAPs, nil where there is none
 	sockets []*sandbox.Socket // one a mount, nil where it is none
 	files   *hostfs.FS
 	disks   map[string]bool // the serial numbers of those that the VM has

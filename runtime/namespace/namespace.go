@@ -3,7 +3,6 @@ package namespace
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -139,24 +138,4 @@ func (n *Namespace) Hostname() (name string, err error) {
 		return err
 	})
 	return name, err
-}
-
-// Links returns the network interfaces of a network namespace that are up, but for loopback.
-func (n *Namespace) Links() (names []string, err error) {
-	err = Run([]*Namespace{n}, func() error {
-		names, err = Links()
-		return err
-	})
-	return names, err
-}
-
-// Links returns those of the caller's own network namespace.
-func Links() (names []string, err error) {
-	links, err := net.Interfaces()
-	for _, l := range links {
-		if l.Flags&net.FlagUp != 0 && l.Flags&net.FlagLoopback == 0 {
-			names = append(names, l.Name)
-		}
-	}
-	return names, err
 }

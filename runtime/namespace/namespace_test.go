@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"testing"
 
@@ -111,31 +110,4 @@ func TestHostname(t *testing.T) {
 	if name, err := os.Hostname(); err != nil || name == "elsewhere" {
 		t.Errorf("our own name is %q, %v", name, err)
 	}
-}
-
-func TestLinks(t *testing.T) {
-	pid := process(t, unix.CLONE_NEWNET)
-	n := open(t, specs.NetworkNamespace, pid)
-	ip := func(args ...string) {
-		t.Helper()
-		err := Run([]*Namespace{n}, func() error { return exec.Command("ip", args...).Run() })
-		if errors.Is(err, exec.ErrNotFound) {
-			need.Program(t, "ip", "iproute2")
-		} else if err != nil {
-			t.Fatalf("ip %q: %v", args, err)
-		}
-	}
-	want := func(names ...string) {
-		t.Helper()
-		if got, err := n.Links(); err != nil || !slices.Equal(got, names) {
-			t.Errorf("interfaces %q, %v; want %q", got, err, names)
-		}
-	}
-	want()
-	ip("link", "set", "lo", "up")
-	want()
-	ip("link", "add", "one", "type", "veth", "peer", "name", "two") // down, as fallback tunnels are in every namespace
-	want()
-	ip("link", "set", "one", "up")
-	want("one")
 }

@@ -202,7 +202,13 @@ func (m *Manager) configure(now *State) error {
 	}
 	where := m.indices()
 	addresses, others := Changes(m.objects, now.Objects, where)
-	err := m.carryOut(slices.Concat(m.wayFree(now.Interfaces), names, addresses, switches, others))
+	begin := append(addresses, switches...)
+	if len(begin) > 0 {
+		for _, i := range now.Interfaces {
+			begin = WithoutDAD(&i, begin)
+		}
+	}
+	err := m.carryOut(slices.Concat(m.wayFree(now.Interfaces), names, begin, others))
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func openTAP(t *testing.T) (*os.File, string) {
 	t.Helper()
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	must(t, err)
-	r, err := unix.NewIfreq(tapPrefix + "%d")
+	r, err := unix.NewIfreq(TAPName)
 	must(t, err)
 	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	must(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, r))

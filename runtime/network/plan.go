@@ -98,10 +98,28 @@ func sysctls6(host, guest *Interface) []Step {
 		if i >= len(host.IPv6) || i >= len(guest.IPv6) || host.IPv6[i] == guest.IPv6[i] {
 			continue
 		}
-		path := "ipv6/conf/" + host.Name + "/" + names6[i]
-		out = append(out, Step{Path: path, Value: fmt.Sprint(int32(host.IPv6[i])), What: path})
+		out = append(out, sysctl6(host.Name, names6[i], host.IPv6[i]))
 	}
 	return out
+}
+
+// sysctl6 sets one that a guest's kernel need not have.
+func sysctl6(name, sysctl string, value uint32) Step {
+	path := "ipv6/conf/" + name + "/" + sysctl
+	return Step{Path: path, Value: fmt.Sprint(int32(value)), What: path, Fine: []unix.Errno{unix.ENOENT}}
+}
+
+// devconfAcceptDAD is the index of accept_dad in names6.
+const devconfAcceptDAD = 27
+
+// WithoutDAD encloses steps, which give an interface addresses: the guest need not look for duplicates of what an engine has given
+// out, and must not wait for that.
+func WithoutDAD(i *Interface, steps []Step) []Step {
+	if len(i.IPv6) <= devconfAcceptDAD || i.IPv6[devconfAcceptDAD] == 0 {
+		return steps
+	}
+	name := names6[devconfAcceptDAD]
+	return slices.Concat([]Step{sysctl6(i.Name, name, 0)}, steps, []Step{sysctl6(i.Name, name, i.IPv6[devconfAcceptDAD])})
 }
 
 // UpStep switches a guest's interface on or off.

@@ -55,7 +55,9 @@ const (
 	ruleFlags   = 8
 )
 
-// tapPrefix begins the names of the TAPs that Redirect's caller makes.
+// TAPName is what TAPs are to be called, with a number of the kernel's choice: by their names they are known not to be the container's.
+const TAPName = tapPrefix + "%d"
+
 const tapPrefix = "govmm"
 
 // loopback is the index of lo in every network namespace.
@@ -139,8 +141,7 @@ func wanted(i *Interface) (bool, error) {
 // fallbackTunnels are Ethernet interfaces that the kernel puts into each new namespace when their module is loaded.
 var fallbackTunnels = []string{"gretap0", "erspan0", "ip6gretap0", "ip6erspan0"}
 
-// addressObject reads struct ifaddrmsg. The guest need not look for duplicates of an address that the engine has given out, and must not
-// wait for that; what the kernel made of an advertisement the guest makes itself.
+// addressObject reads struct ifaddrmsg. What the kernel made of an advertisement the guest makes itself.
 func addressObject(m []byte) ([]byte, bool) {
 	if len(m) < ifAddrLen {
 		return nil, false
@@ -161,10 +162,7 @@ func addressObject(m []byte) ([]byte, bool) {
 	if keep == nil || ofLoopback || advertised {
 		return nil, false
 	}
-	flags &= unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MCAUTOJOIN
-	if v6 {
-		flags |= unix.IFA_F_NODAD
-	}
+	flags &= unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MCAUTOJOIN | unix.IFA_F_NODAD
 	head := slices.Clone(m[:ifAddrLen])
 	head[ifAddrFlags] = byte(flags)
 	return append(append(head, keep...), attributes(func(e *attributeEncoder) { e.Uint32(unix.IFA_FLAGS, flags) })...), true

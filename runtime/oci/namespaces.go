@@ -74,19 +74,7 @@ func checkNamespace(ns specs.LinuxNamespace) error {
 	if ns.Type != specs.UTSNamespace && n.Of(0) {
 		return fmt.Errorf("the %s namespace %s is the host's: a micro-VM cannot share it; leave the path out%s", ns.Type, ns.Path, engineOptions[ns.Type])
 	}
-	if ns.Type == specs.NetworkNamespace {
-		return CheckLinks(n.Links())
-	}
 	return nil
-}
-
-// CheckLinks refuses the interfaces of a container's network namespace: the guest would be expected to have them, and
-// has loopback alone until networking exists.
-func CheckLinks(links []string, err error) error {
-	if err != nil || len(links) == 0 {
-		return err
-	}
-	return fmt.Errorf("the container's network namespace has the interface %s: networking is not supported yet, the guest has loopback alone; use --network none", links[0])
 }
 
 // ownUTS says whether the config gives the container a UTS namespace that is not the host's.

@@ -1,0 +1,94 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/network"
+	virtionet "github.com/govmm/govmm/virtio/net"
+	"github.com/govmm/govmm/virtio/net/tap"
+)
+
+const (
+	// maxCards is how many network interfaces a container may have at a time. Each is a slot of the VM, empty at first, at which the
+	// guest's kernel looks when it boots.
+	maxCards = 8
+	// maxPairs bounds the pairs of queues of an interface: one a CPU, as long as that is of use.
+	maxPairs = 4
+)
+
+// holdTun keeps a way to open the node of TAPs, which is out of sight after the pivot. Only a container that has an interface needs it.
+func (m *monitor) holdTun() {
+	fd, err := unix.Open(tap.Node, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	m.tun = os.NewFile(uintptr(fd), tap.Node)
+}
+
+// openTun opens the node n times.
+func (m *monitor) openTun(n int) ([]*os.File, error) {
+	if m.tun == nil {
+		return nil, fmt.Errorf("%s: %w: load the host kernel's module tun", tap.Node, unix.ENOENT)
+	}
+	var files []*os.File
+	for range n {
+		// The node itself and not what it is called: a name of the descriptor's.
+		fd, err := unix.Openat(int(m.tree.ProcSelfFD.Fd()), strconv.Itoa(int(m.tun.Fd())), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			for _, f := range files {
+				_ = f.Close()
+			}
+			return nil, &os.PathError{Op: "open", Path: tap.Node, Err: err}
+		}
+		files = append(files, os.NewFile(uintptr(fd), tap.Node))
+	}
+	return files, nil
+}
+
+// connect gives the guest the interfaces of the container's network namespace, and lets it follow what becomes of them. Engines
+// put them there before start, some of them after create, and some while the container runs.
+func (m *monitor) connect() error {
+	w, err := network.Watch()
+	if err != nil {
+		return err
+	}
+	manager := network.NewManager(network.Config{Guest: m.guest, Insert: m.insertCard, Logger: m.log})
+	if err := manager.Sync(); err != nil {
+		_ = w.Close()
+		return err
+	}
+	go func() {
+		err := w.Follow(func() {
+			if err := manager.Sync(); err != nil {
+				m.log.Warn("the guest does not follow its network", "error", err)
+			}
+		})
+		m.log.Debug("the network namespace is not watched any more", "error", err)
+	}()
+	return nil
+}
+
+// insertCard gives the guest a network device, whose frames go to and come from a new TAP.
+func (m *monitor) insertCard(i *network.Interface) (network.Card, error) {
+	files, err := m.openTun(min(m.vm.CPUs(), maxPairs))
+	if err != nil {
+		return network.Card{}, err
+	}
+	link, err := tap.New(tap.Config{Name: network.TAPName, Files: files})
+	if err != nil {
+		return network.Card{}, err
+	}
+	device, err := virtionet.New(virtionet.Config{Link: link, MAC: virtionet.MAC(i.MAC), MTU: uint16(min(i.MTU, 1<<16-1)), Logger: m.log})
+	if err == nil {
+		err = m.vm.Attach(device)
+	}
+	if err != nil {
+		return network.Card{}, errors.Join(err, link.Close())
+	}
+	return network.Card{TAP: link.Name(), Remove: func() error { return errors.Join(m.vm.Detach(device), link.Close()) }}, nil
+}
