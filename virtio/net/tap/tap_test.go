@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -283,15 +284,18 @@ func TestGone(t *testing.T) {
 		ns := newNamespace(t)
 		tap := ns.tap(t, Config{Name: "gone"})
 		ended := make(chan struct{})
+		var once sync.Once // it may wait again
 		_, err := tap.Receive(t.Context(), 0, [][]byte{make([]byte, 2000)}, func() {
-			go func() {
-				defer close(ended)
-				if how == "removed" {
-					ns.ip(t, "link delete gone")
-				} else {
-					_ = tap.Close()
-				}
-			}()
+			once.Do(func() {
+				go func() {
+					defer close(ended)
+					if how == "removed" {
+						ns.ip(t, "link delete gone")
+					} else {
+						_ = tap.Close()
+					}
+				}()
+			})
 		})
 		if <-ended; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("%s: %v", how, err)
