@@ -33,7 +33,7 @@ func Load(dir string) (*specs.Spec, error) {
 	var spec specs.Spec
 	dec := json.NewDecoder(f)
 	if err := dec.Decode(specjson.Spec(specjson.Read, &spec)); err != nil {
-		return nil, fmt.Errorf("%s: %w", ConfigFile, describe(err))
+		return nil, fmt.Errorf("%s: %w", ConfigFile, describe(specjson.Describe(err)))
 	}
 	if spec.Root == nil || spec.Root.Path == "" {
 		return nil, errors.New("config.json: root.path is missing: name the root file system's directory")

@@ -6,7 +6,10 @@ package specjson
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
+	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -52,6 +55,18 @@ func (s Section[T]) UnmarshalJSON(b []byte) error {
 		*s.at = new(T)
 	}
 	return json.Unmarshal(b, s.view(Read, *s.at))
+}
+
+// Describe takes the Go names of what is embedded in views out of the path of a field in an error of json.Unmarshal.
+func Describe(err error) error {
+	var e *json.UnmarshalTypeError
+	if errors.As(err, &e) {
+		path := slices.DeleteFunc(strings.Split(e.Field, "."), func(name string) bool {
+			return name == "Spec" || name == "Linux" || name == "LinuxResources" // JSON's names begin with small letters
+		})
+		e.Field = strings.Join(path, ".")
+	}
+	return err
 }
 
 // Spec returns the view of a config.

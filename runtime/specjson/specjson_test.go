@@ -98,16 +98,21 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// TestFieldsOfErrors compares the paths that errors name, of fields that a view hides, of others, and of those between.
 func TestFieldsOfErrors(t *testing.T) {
-	for text, want := range map[string]string{
-		`{"linux": {"resources": {"memory": {"limit": "x"}}}}`: "linux.resources.memory.limit",
-		`{"hooks": {"prestart": 1}}`:                           "hooks.prestart",
-		`{"linux": 1}`:                                         "linux",
+	for _, text := range []string{
+		`{"process": {"args": "ls"}}`, `{"process": {"user": {"uid": "x"}}}`, `{"hostname": 1}`, `{"mounts": [{"options": "ro"}]}`,
+		`{"linux": 1}`, `{"linux": {"namespaces": 1}}`, `{"linux": {"devices": [{"major": "x"}]}}`, `{"linux": {"seccomp": {"flags": 1}}}`,
+		`{"linux": {"resources": 1}}`, `{"linux": {"resources": {"memory": {"limit": "x"}}}}`,
+		`{"linux": {"resources": {"devices": [{"allow": 1}]}}}`, `{"linux": {"resources": {"unified": 1}}}`,
+		`{"hooks": {"prestart": 1}}`, `{"vm": {"hwConfig": {"vcpus": "x"}}}`, `{"windows": {"layerFolders": 1}}`,
 	} {
-		var s specs.Spec
-		err := json.Unmarshal([]byte(text), specjson.Spec(specjson.Read, &s))
-		if e := (*json.UnmarshalTypeError)(nil); !errors.As(err, &e) || e.Field != want {
-			t.Errorf("%s: %v: want field %s", text, err, want)
+		var plain, viewed specs.Spec
+		want := json.Unmarshal([]byte(text), &plain)
+		got := specjson.Describe(json.Unmarshal([]byte(text), specjson.Spec(specjson.Read, &viewed)))
+		var w, g *json.UnmarshalTypeError
+		if !errors.As(want, &w) || !errors.As(got, &g) || g.Field != w.Field || g.Value != w.Value {
+			t.Errorf("%s:\ngot  %v\nwant %v", text, got, want)
 		}
 	}
 }
