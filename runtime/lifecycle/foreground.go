@@ -177,7 +177,7 @@ func RunFailed(err error) error {
 		return err
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
 		return exitError{err, 127}
-	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
+	case strings.Contains(text, "permission denied"):
 		return exitError{err, 126}
 	}
 	return err

@@ -280,7 +280,6 @@ func TestStatusOf(t *testing.T) {
 		{RunFailed(errors.New(`exec: "x": stat x: no such file or directory`)), 127},
 		{RunFailed(errors.New(`exec: "x": executable file not found in $PATH`)), 127},
 		{RunFailed(errors.New(`exec: "x": permission denied`)), 126},
-		{RunFailed(errors.New(`exec: "x": is a directory`)), 126},
 		{RunFailed(errors.New(`exec: "x": exec format error`)), 1},
 	} {
 		if got := StatusOf(tt.err); got != tt.want {

@@ -146,30 +146,3 @@ func TestJoinMicroVM(t *testing.T) {
 	other.end()
 	first.nothingLeft("first")
 }
-
-// TestNetworkRefused has an engine's interface in the namespace, and a hook that brings one.
-func TestNetworkRefused(t *testing.T) {
-	need.Program(t, "ip", "iproute2")
-	other := stranger(t)
-	if out, err := exec.Command("nsenter", "-t", fmt.Sprint(other), "-n", "sh", "-c", "ip link add eth0 type veth peer name p && ip link set eth0 up").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	h := newHost(t, idle, func(s *specs.Spec) { joining(s, other, "net") })
-	const want = "has the interface eth0: networking is not supported yet"
-	if status, text := h.startCreate("c", "", nil).end(); status != 1 || !strings.Contains(text, want) {
-		t.Errorf("status %d, %q", status, text)
-	}
-	h.nothingLeft("c")
-
-	h, log := withHooks(t, func(s *specs.Spec) {
-		script := `pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/'); nsenter -t $pid -n sh -c "ip link add eth0 type veth peer name p && ip link set eth0 up"`
-		s.Hooks.CreateRuntime = []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin"}}}
-	})
-	if status, text := h.startCreate("c", "", nil).end(); status != 1 || !strings.Contains(text, want) {
-		t.Errorf("status %d, %q", status, text)
-	}
-	if got := names(notes(t, log)); got != "prestart prestart2 poststop poststop2" {
-		t.Errorf("hooks %s", got)
-	}
-	h.nothingLeft("c")
-}

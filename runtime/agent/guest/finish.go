@@ -257,7 +257,7 @@ func lookPath(file string, env []string) (string, error) {
 
 func notFound(file string, err error) error {
 	code := agent.NoProgram
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		code = agent.NotExecutable
 	}
 	return &agent.Error{Code: code, Text: "exec: " + strconv.Quote(file) + ": " + err.Error()}
@@ -274,7 +274,7 @@ func executable(path string) error {
 		return &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return unix.EISDIR
+		return unix.EACCES // what execve says of one, and engines look for
 	}
 	err = unix.Faccessat(fd, "", unix.X_OK, unix.AT_EACCESS|unix.AT_EMPTY_PATH)
 	if errors.Is(err, unix.EINVAL) { // a filter that does not know faccessat2: what stands in for it takes paths only

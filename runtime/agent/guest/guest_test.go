@@ -243,7 +243,7 @@ var errText = []struct {
 	{[]string{"foo"}, agent.NoProgram, `exec: "foo": executable file not found in $PATH`},
 	{[]string{"/nope"}, agent.NoProgram, `exec: "/nope": stat /nope: no such file or directory`},
 	{[]string{"/etc/passwd"}, agent.NotExecutable, `exec: "/etc/passwd": permission denied`},
-	{[]string{"/"}, agent.NotExecutable, `exec: "/": is a directory`},
+	{[]string{"/"}, agent.NotExecutable, `exec: "/": permission denied`},
 	{[]string{""}, agent.NoProgram, `exec: "": executable file not found in $PATH`},
 }
 
