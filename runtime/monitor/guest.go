@@ -81,11 +81,12 @@ func newVM(cfg *Config, i *images, last *lastWords, further ...virtio.Device) (*
 	if most <= memory {
 		most = 0
 	}
+	devices := append([]virtio.Device{rng.New(rand.Reader)}, further...)
 	return vmm.New(vmm.Config{
-		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: most, Balloon: true, LateMemory: true, LateDevices: maxCards,
+		Host: i.host, CPUs: cpus, Memory: memory, MaxMemory: most, Balloon: true, LateMemory: true, LateDevices: cardSlots(len(devices)),
 		Kernel: i.kernel, Initrd: i.initrd, Cmdline: i.cmdline,
 		Serial:  last,
-		Devices: append([]virtio.Device{rng.New(rand.Reader)}, further...),
+		Devices: devices,
 	})
 }
 

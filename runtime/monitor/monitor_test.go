@@ -122,3 +122,12 @@ func TestExecTable(t *testing.T) {
 		t.Errorf("processes %v", got)
 	}
 }
+
+// TestCardSlots leaves slots to network devices as far as disks do.
+func TestCardSlots(t *testing.T) {
+	for others, want := range map[int]int{3: maxCards, 9: 8, 10: 7, 17: 0, 19: 0} {
+		if got := cardSlots(others); got != want {
+			t.Errorf("%d slots beside %d devices, want %d", got, others, want)
+		}
+	}
+}

@@ -11,15 +11,19 @@ import (
 	"github.com/govmm/govmm/runtime/network"
 	virtionet "github.com/govmm/govmm/virtio/net"
 	"github.com/govmm/govmm/virtio/net/tap"
+	"github.com/govmm/govmm/vmm"
 )
 
 const (
-	// maxCards is how many network interfaces a container may have at a time. Each is a slot of the VM, empty at first, at which the
-	// guest's kernel looks when it boots.
+	// maxCards is how many network interfaces a container may have at a time, fewer where it has many disks. Each is a slot of the VM,
+	// empty at first, at which the guest's kernel looks when it boots.
 	maxCards = 8
 	// maxPairs bounds the pairs of queues of an interface: one a CPU, as long as that is of use.
 	maxPairs = 4
 )
+
+// cardSlots is how many slots are kept for network devices in a VM with so many others: two more are for memory.
+func cardSlots(others int) int { return max(0, min(maxCards, vmm.MaxDevices-others-2)) }
 
 // holdTun keeps a way to open the node of TAPs, which is out of sight after the pivot. Only a container that has an interface needs it.
 func (m *monitor) holdTun() {
