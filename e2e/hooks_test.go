@@ -409,19 +409,3 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("the other process: %v", err)
 	}
 }
-
-// TestLateInterface attaches a network between create and start, as some engines do.
-func TestLateInterface(t *testing.T) {
-	r := newRuntime(t)
-	need.Program(t, "ip", "iproute2")
-	bundle := r.sh("exec sleep 1000")
-	id := r.id()
-	r.run("create", "--bundle", bundle, id).want(t, 0, "", "")
-	cmd := exec.Command("nsenter", "-t", strconv.Itoa(r.pidOf(id)), "-n", "ip", "link", "add", "eth0", "up", "type", "dummy")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	r.run("start", id).want(t, 1, "", "has the interface eth0: networking is not supported yet")
-	r.waitStatus(id, "created")
-	r.run("delete", id).want(t, 0, "", "")
-}
