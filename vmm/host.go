@@ -1,13 +1,6 @@
 package vmm
 
-import (
-	"runtime"
-	"time"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/govmm/govmm/kvm"
-)
+import "github.com/govmm/govmm/kvm"
 
 // Host is an open KVM device, on which the making of a VM has begun. A process that leaves the file tree in which the
 // device stands opens it before, and all it does meanwhile costs no time: before Linux 6.13 KVM_CREATE_VM moves a kernel
@@ -34,23 +27,6 @@ func OpenHost(path string) (*Host, error) {
 		h.vm, h.err = sys.CreateVM()
 	}()
 	return h, nil
-}
-
-// nap is how long letBegin gives KVM's new thread to come to its wait.
-const nap = 100 * time.Microsecond
-
-// letBegin comes before work that keeps a CPU busy. Where there is no other, the scheduler would let KVM's new thread begin its wait for
-// RCU only when that has had its turn, some 4 ms later.
-func (h *Host) letBegin() {
-	if runtime.NumCPU() > 1 {
-		return
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	ts := unix.NsecToTimespec(nap.Nanoseconds())
-	_ = unix.Nanosleep(&ts, nil)                       // of this thread, not of the goroutine: Go's timers have the slack of all threads
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // what it was
 }
 
 // take waits for the VM and hands it over, once.

@@ -99,7 +99,6 @@ func (v *VM) build() error {
 	loaded := make(chan error, 1)
 	var entry *boot.Entry
 	go func() {
-		v.cfg.Host.letBegin()
 		loaded <- v.mem.Guard(func() (err error) {
 			entry, err = v.load()
 			return err
