@@ -11,7 +11,7 @@ import (
 )
 
 // String names an object as ip(8) does, as far as it takes to know which one is meant.
-func (o Object) String() string {
+func (o object) String() string {
 	header := map[kind]int{address: ifAddrLen, route: rtMsgLen, neighbour: ndMsgLen, rule: ruleHdrLen}[o.kind]
 	d, err := netlink.NewAttributeDecoder([]byte(o.data[header:]))
 	if err != nil {

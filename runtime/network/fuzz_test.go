@@ -29,7 +29,7 @@ func FuzzLinks(f *testing.F) {
 			return
 		}
 		for _, l := range links {
-			for _, s := range NameSteps(&host, &l) {
+			for _, s := range nameSteps(&host, &l) {
 				if len(s.Request) == 0 && s.Path == "" {
 					t.Error("an empty step")
 				}
@@ -56,10 +56,10 @@ func FuzzObjects(f *testing.F) {
 		if !ok {
 			return
 		}
-		o := Object{k.kind, string(b)}
+		o := object{k.kind, string(b)}
 		_ = o.String()
-		_, _ = Changes([]Object{o}, nil, newIndices())
-		_, _ = Changes(nil, []Object{o}, newIndices())
+		_, _ = changes([]object{o}, nil, newIndices())
+		_, _ = changes(nil, []object{o}, newIndices())
 		if again, ok := k.read(b); ok && string(again) != string(b) && k.kind != address {
 			t.Errorf("what was read reads differently: %q, %q", b, again)
 		}

@@ -43,9 +43,9 @@ type Manager struct {
 	cfg Config
 
 	mu       sync.Mutex
-	redirect *Redirector // nil until there is an interface
+	redirect *redirector // nil until there is an interface
 	nics     []*nic
-	objects  []Object // that the guest has
+	objects  []object // that the guest has
 }
 
 // nic is an interface of the namespace's that the guest has too.
@@ -97,7 +97,7 @@ func (m *Manager) find(i Interface) *nic {
 func (m *Manager) remove(n *nic) {
 	m.nics = slices.DeleteFunc(m.nics, func(o *nic) bool { return o == n })
 	where := m.indices()
-	m.objects = slices.DeleteFunc(m.objects, func(o Object) bool {
+	m.objects = slices.DeleteFunc(m.objects, func(o object) bool {
 		_, ok := o.in(where)
 		return !ok
 	})
@@ -126,7 +126,7 @@ func (m *Manager) insert(list []Interface) error {
 		}
 		if m.redirect == nil {
 			var err error
-			if m.redirect, err = NewRedirector(); err != nil {
+			if m.redirect, err = newRedirector(); err != nil {
 				return err
 			}
 		}
@@ -180,7 +180,7 @@ func (m *Manager) identify() error {
 	return nil
 }
 
-func (m *Manager) indices() Indices {
+func (m *Manager) indices() indices {
 	where := newIndices()
 	for _, n := range m.nics {
 		if n.guest.Index != 0 {
@@ -191,21 +191,21 @@ func (m *Manager) indices() Indices {
 }
 
 // configure brings the guest's interfaces, and then what depends on them, to the state now.
-func (m *Manager) configure(now *State) error {
-	var names, switches []Step
+func (m *Manager) configure(now *state) error {
+	var names, switches []step
 	for _, i := range now.Interfaces {
 		n := m.find(i)
-		names = append(names, NameSteps(&i, &n.guest)...)
+		names = append(names, nameSteps(&i, &n.guest)...)
 		if i.Up() != n.guest.Up() {
-			switches = append(switches, UpStep(i.Name, n.guest.Index, i.Up()))
+			switches = append(switches, upStep(i.Name, n.guest.Index, i.Up()))
 		}
 	}
 	where := m.indices()
-	addresses, others := Changes(m.objects, now.Objects, where)
+	addresses, others := changes(m.objects, now.Objects, where)
 	begin := append(addresses, switches...)
 	if len(begin) > 0 {
 		for _, i := range now.Interfaces {
-			begin = WithoutDAD(&i, begin)
+			begin = withoutDAD(&i, begin)
 		}
 	}
 	err := m.carryOut(slices.Concat(m.wayFree(now.Interfaces), names, begin, others))
@@ -217,7 +217,7 @@ func (m *Manager) configure(now *State) error {
 		n.host = i
 		n.guest = i.as(n.guest.Index)
 	}
-	m.objects = slices.DeleteFunc(slices.Clone(now.Objects), func(o Object) bool {
+	m.objects = slices.DeleteFunc(slices.Clone(now.Objects), func(o object) bool {
 		_, ok := o.in(where)
 		return !ok
 	})
@@ -231,14 +231,14 @@ func (i Interface) as(index int32) Interface {
 }
 
 // wayFree renames the guest's interfaces whose names others are to get.
-func (m *Manager) wayFree(now []Interface) []Step {
-	var out []Step
+func (m *Manager) wayFree(now []Interface) []step {
+	var out []step
 	for _, i := range now {
 		n := m.find(i)
 		for _, other := range m.nics {
 			if other != n && other.guest.Name == i.Name && n.guest.Name != i.Name {
 				other.guest.Name = fmt.Sprintf("%s%d", tapPrefix, other.guest.Index)
-				out = append(out, Step{
+				out = append(out, step{
 					Request: encode(unix.RTM_NEWLINK, 0, append(ifInfo(other.guest.Index, 0, 0),
 						attributes(func(e *attributeEncoder) { e.String(unix.IFLA_IFNAME, other.guest.Name) })...)),
 					What: "interface " + i.Name,
@@ -250,7 +250,7 @@ func (m *Manager) wayFree(now []Interface) []Step {
 }
 
 // carryOut has the guest take steps, and returns the error of the first that failed.
-func (m *Manager) carryOut(steps []Step) error {
+func (m *Manager) carryOut(steps []step) error {
 	if len(steps) == 0 {
 		return nil
 	}

@@ -122,7 +122,7 @@ func (k *kernel) insert(i *Interface) (Card, error) {
 }
 
 // view is what a namespace shows, without indices and in words.
-func view(t *testing.T, s *State) []string {
+func view(t *testing.T, s *state) []string {
 	t.Helper()
 	var out []string
 	names := map[int32]string{loopback: "lo"}
@@ -134,7 +134,7 @@ func view(t *testing.T, s *State) []string {
 			"rp", string(rune('0' + i.IPv4[7])), "no6", string(rune('0' + disabled)),
 		}, " "))
 	}
-	same := Indices{}
+	same := indices{}
 	for index := range names {
 		same[index] = 0
 	}
@@ -157,7 +157,7 @@ func (k *kernel) differences(t *testing.T) string {
 	t.Helper()
 	want, err := Read()
 	must(t, err)
-	var got *State
+	var got *state
 	k.do(func(c conn) {
 		got, err = c.read()
 		must(t, err)

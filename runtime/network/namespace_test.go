@@ -19,6 +19,7 @@ import (
 func inNamespace(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	need.Root(t)
+	need.TAP(t)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -132,7 +133,7 @@ func TestRedirect(t *testing.T) {
 		eth0, peer := c.link(t, "eth0"), c.link(t, "peer")
 		eth0.MTU = 1400
 		tap, name := openTAP(t)
-		r, err := NewRedirector()
+		r, err := newRedirector()
 		must(t, err)
 		must(t, r.Redirect(&eth0, name))
 		if l := c.link(t, name); l.MTU != 1400 || !l.Up() || l.Flags&unix.IFF_NOARP == 0 {

@@ -1,7 +1,7 @@
 // Package network gives a guest the network of the namespace that its container was given.
 //
-// The monitor is in that namespace. Read takes down what is in it, interfaces, addresses, routes, neighbours and rules, as
-// the kernel's own netlink messages; Redirect connects an interface with a TAP; Plan makes, from what is there and what the guest
+// The monitor is in that namespace. A Manager takes down what is in it, interfaces, addresses, routes, neighbours and rules, as
+// the kernel's own netlink messages, connects each interface with a TAP, and makes, from what is there and what the guest
 // has, the netlink requests that the guest's kernel is to carry out. PID 1 only passes them on: what is not known here, such as
 // an attribute of a route, arrives all the same.
 //

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Step is one change that the guest makes of its network: a netlink request, or a file of /proc/sys/net.
-type Step struct {
+// A step is one change that the guest makes of its network: a netlink request, or a file of /proc/sys/net.
+type step struct {
 	Request []byte // of rtnetlink
 	Path    string // below /proc/sys/net
 	Value   string
@@ -20,15 +20,15 @@ type Step struct {
 	Fine []unix.Errno
 }
 
-// Indices tell which of the guest's interfaces stand for the namespace's, by their indices. Loopback's is the same.
-type Indices map[int32]int32
+// indices tell which of the guest's interfaces stand for the namespace's, by their indices. Loopback's is the same.
+type indices map[int32]int32
 
-func newIndices() Indices { return Indices{loopback: loopback} }
+func newIndices() indices { return indices{loopback: loopback} }
 
-// NameSteps gives a guest's interface the name, the size, the sysctls of the namespace's, before it has addresses. Both are what they are
+// nameSteps gives a guest's interface the name, the size, the sysctls of the namespace's, before it has addresses. Both are what they are
 // now: what is the same already takes no step.
-func NameSteps(host, guest *Interface) []Step {
-	var out []Step
+func nameSteps(host, guest *Interface) []step {
+	var out []step
 	change := attributes(func(e *attributeEncoder) {
 		if host.Name != guest.Name {
 			e.String(unix.IFLA_IFNAME, host.Name)
@@ -42,12 +42,12 @@ func NameSteps(host, guest *Interface) []Step {
 		if len(guest.MAC) == len(host.MAC) && !slices.Equal(host.MAC, guest.MAC) {
 			e.Bytes(unix.IFLA_ADDRESS, host.MAC)
 		}
-		familyChanges(e, host, guest)
+		familychanges(e, host, guest)
 	})
 	const switches = unix.IFF_NOARP | unix.IFF_MULTICAST | unix.IFF_ALLMULTI | unix.IFF_PROMISC
 	// Flags without a mask would be all that the interface has afterwards.
 	if mask := (host.Flags ^ guest.Flags) & switches; len(change) > 0 || mask != 0 {
-		out = append(out, Step{
+		out = append(out, step{
 			Request: encode(unix.RTM_NEWLINK, 0, append(ifInfo(guest.Index, host.Flags&mask, mask), change...)),
 			What:    "interface " + host.Name,
 		})
@@ -56,7 +56,7 @@ func NameSteps(host, guest *Interface) []Step {
 }
 
 // familyChanges encodes the IPv4 sysctls that differ, and how the link-local address is made.
-func familyChanges(e *attributeEncoder, host, guest *Interface) {
+func familychanges(e *attributeEncoder, host, guest *Interface) {
 	different := map[uint16]uint32{}
 	for i := range min(len(host.IPv4), len(guest.IPv4)) {
 		if host.IPv4[i] != guest.IPv4[i] {
@@ -92,8 +92,8 @@ var names6 = map[int]string{
 	39: "ignore_routes_with_linkdown", 42: "keep_addr_on_down",
 }
 
-func sysctls6(host, guest *Interface) []Step {
-	var out []Step
+func sysctls6(host, guest *Interface) []step {
+	var out []step
 	for _, i := range slices.Sorted(maps.Keys(names6)) {
 		if i >= len(host.IPv6) || i >= len(guest.IPv6) || host.IPv6[i] == guest.IPv6[i] {
 			continue
@@ -104,44 +104,44 @@ func sysctls6(host, guest *Interface) []Step {
 }
 
 // sysctl6 sets one that a guest's kernel need not have.
-func sysctl6(name, sysctl string, value uint32) Step {
+func sysctl6(name, sysctl string, value uint32) step {
 	path := "ipv6/conf/" + name + "/" + sysctl
-	return Step{Path: path, Value: fmt.Sprint(int32(value)), What: path, Fine: []unix.Errno{unix.ENOENT}}
+	return step{Path: path, Value: fmt.Sprint(int32(value)), What: path, Fine: []unix.Errno{unix.ENOENT}}
 }
 
 // devconfAcceptDAD is the index of accept_dad in names6.
 const devconfAcceptDAD = 27
 
-// WithoutDAD encloses steps, which give an interface addresses: the guest need not look for duplicates of what an engine has given
+// withoutDAD encloses steps, which give an interface addresses: the guest need not look for duplicates of what an engine has given
 // out, and must not wait for that.
-func WithoutDAD(i *Interface, steps []Step) []Step {
+func withoutDAD(i *Interface, steps []step) []step {
 	if len(i.IPv6) <= devconfAcceptDAD || i.IPv6[devconfAcceptDAD] == 0 {
 		return steps
 	}
 	name := names6[devconfAcceptDAD]
-	return slices.Concat([]Step{sysctl6(i.Name, name, 0)}, steps, []Step{sysctl6(i.Name, name, i.IPv6[devconfAcceptDAD])})
+	return slices.Concat([]step{sysctl6(i.Name, name, 0)}, steps, []step{sysctl6(i.Name, name, i.IPv6[devconfAcceptDAD])})
 }
 
-// UpStep switches a guest's interface on or off.
-func UpStep(name string, guest int32, up bool) Step {
+// upStep switches a guest's interface on or off.
+func upStep(name string, guest int32, up bool) step {
 	flags := uint32(0)
 	if up {
 		flags = unix.IFF_UP
 	}
-	return Step{Request: encode(unix.RTM_NEWLINK, 0, ifInfo(guest, flags, unix.IFF_UP)), What: "interface " + name}
+	return step{Request: encode(unix.RTM_NEWLINK, 0, ifInfo(guest, flags, unix.IFF_UP)), What: "interface " + name}
 }
 
-// Changes are the steps from one list of objects to another. Those of interfaces that the guest does not have are left out. Addresses
+// changes are the steps from one list of objects to another. Those of interfaces that the guest does not have are left out. Addresses
 // come first: the caller switches interfaces on after them.
-func Changes(from, to []Object, where Indices) (addresses, others []Step) {
-	old, now := map[Object]bool{}, map[Object]bool{}
+func changes(from, to []object, where indices) (addresses, others []step) {
+	old, now := map[object]bool{}, map[object]bool{}
 	for _, o := range from {
 		old[o] = true
 	}
 	for _, o := range to {
 		now[o] = true
 	}
-	add := func(o Object, s Step) {
+	add := func(o object, s step) {
 		if o.kind == address {
 			addresses = append(addresses, s)
 		} else {
@@ -150,7 +150,7 @@ func Changes(from, to []Object, where Indices) (addresses, others []Step) {
 	}
 	for _, o := range from {
 		if data, ok := o.in(where); ok && !now[o] {
-			add(o, Step{
+			add(o, step{
 				Request: encode(o.kind.remove(), 0, data), What: "remove " + o.String(),
 				Fine: []unix.Errno{unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL, unix.ENODEV},
 			})
@@ -158,14 +158,14 @@ func Changes(from, to []Object, where Indices) (addresses, others []Step) {
 	}
 	for _, o := range to {
 		if data, ok := o.in(where); ok && !old[o] {
-			add(o, Step{Request: encode(uint16(o.kind), o.flags(), data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
+			add(o, step{Request: encode(uint16(o.kind), o.flags(), data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
 		}
 	}
 	return addresses, others
 }
 
 // flags are those with which an object is made. Several routes may have one destination.
-func (o Object) flags() netlink.HeaderFlags {
+func (o object) flags() netlink.HeaderFlags {
 	switch o.kind {
 	case route:
 		return netlink.Create | netlink.Append
@@ -176,7 +176,7 @@ func (o Object) flags() netlink.HeaderFlags {
 }
 
 // in returns the message with the guest's indices in place of the namespace's.
-func (o Object) in(where Indices) ([]byte, bool) {
+func (o object) in(where indices) ([]byte, bool) {
 	b := []byte(o.data)
 	at := func(p []byte) bool {
 		index, ok := where[int32(binary.NativeEndian.Uint32(p))]

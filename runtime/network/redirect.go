@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Redirector connects interfaces of one network namespace with TAPs. What it made is undone when it is closed, or when this process ends.
-type Redirector struct {
+// redirector connects interfaces of one network namespace with TAPs. What it made is undone when it is closed, or when this process ends.
+type redirector struct {
 	nft, rtnl conn
 }
 
-// NewRedirector works in the calling thread's network namespace.
-func NewRedirector() (*Redirector, error) {
-	r := &Redirector{}
+// newRedirector works in the calling thread's network namespace.
+func newRedirector() (*redirector, error) {
+	r := &redirector{}
 	var err error
 	if r.nft, err = dial(unix.NETLINK_NETFILTER); err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func NewRedirector() (*Redirector, error) {
 }
 
 // Close takes away every redirection.
-func (r *Redirector) Close() error {
+func (r *redirector) Close() error {
 	_ = r.rtnl.Close()
 	return r.nft.Close()
 }
@@ -40,7 +40,7 @@ func tableFor(index int32) table {
 
 // Redirect sends what an interface receives to a TAP, and what the TAP's reader writes out of the interface. The namespace's own kernel
 // sees nothing of it: the guest has the addresses now. The TAP gets the interface's MTU, no address of its own, and is switched on.
-func (r *Redirector) Redirect(i *Interface, tap string) error {
+func (r *redirector) Redirect(i *Interface, tap string) error {
 	to, err := r.setUp(i, tap)
 	if err != nil {
 		return fmt.Errorf("TAP %s: %w", tap, err)
@@ -60,7 +60,7 @@ func (r *Redirector) Redirect(i *Interface, tap string) error {
 }
 
 // Undo takes the redirection of an interface away. It is no error if the interface has gone, and the redirection with it.
-func (r *Redirector) Undo(index int32) error {
+func (r *redirector) Undo(index int32) error {
 	err := r.nft.batch(tableFor(index).remove())
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -72,7 +72,7 @@ func (r *Redirector) Undo(index int32) error {
 const genModeNone = 1
 
 // setUp readies a TAP and returns its index.
-func (r *Redirector) setUp(i *Interface, tap string) (int32, error) {
+func (r *redirector) setUp(i *Interface, tap string) (int32, error) {
 	all, err := r.rtnl.links()
 	if err != nil {
 		return 0, err

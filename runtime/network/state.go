@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// State is what a network namespace holds, as far as a guest is to have it.
-type State struct {
+// state is what a network namespace holds, as far as a guest is to have it.
+type state struct {
 	Interfaces []Interface // in the order of their indices, without loopback and what this package made
-	Objects    []Object    // in the order in which they are made
+	Objects    []object    // in the order in which they are made
 }
 
-// An Object is an address, a route, a neighbour or a rule: the kernel's message about it, without what varies by itself.
-type Object struct {
+// An object is an address, a route, a neighbour or a rule: the kernel's message about it, without what varies by itself.
+type object struct {
 	kind kind
 	data string // of the message: its header and its attributes; the order of both is the kernel's
 }
@@ -64,7 +64,7 @@ const tapPrefix = "govmm"
 const loopback = 1
 
 // Read takes down the state of the calling thread's network namespace.
-func Read() (*State, error) {
+func Read() (*state, error) {
 	c, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
@@ -73,8 +73,8 @@ func Read() (*State, error) {
 	return c.read()
 }
 
-func (c conn) read() (*State, error) {
-	s := &State{}
+func (c conn) read() (*state, error) {
+	s := &state{}
 	all, err := c.links()
 	if err != nil {
 		return nil, err
@@ -103,13 +103,13 @@ func (c conn) read() (*State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the network namespace: %w", plain(err))
 		}
-		var found []Object
+		var found []object
 		for _, m := range messages {
 			if m.Header.Type != netlink.HeaderType(list.kind) {
 				continue
 			}
 			if data, ok := list.object(m.Data); ok {
-				found = append(found, Object{list.kind, string(data)})
+				found = append(found, object{list.kind, string(data)})
 			}
 		}
 		if list.kind == route {
@@ -255,8 +255,8 @@ func filter(b []byte, f func(*netlink.AttributeDecoder, *attributeEncoder)) []by
 }
 
 // sortRoutes puts those that lead to a neighbour before those that need them to reach their gateway.
-func sortRoutes(list []Object) {
-	slices.SortStableFunc(list, func(a, b Object) int {
+func sortRoutes(list []object) {
+	slices.SortStableFunc(list, func(a, b object) int {
 		return int(b.data[rtScope]) - int(a.data[rtScope])
 	})
 }

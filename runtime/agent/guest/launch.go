@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -77,10 +76,9 @@ func (s *server) launch(m agent.Message, p *agent.Process, in launchIn) (*proces
 }
 
 // ending says what the early end of a further process means when p, a container's first one, has ended or is about to: the
-// kernel ends all of a PID namespace before its first process. Or it has ended before the other one could join it: the stage says so
-// in words.
+// kernel ends all of a PID namespace before its first process.
 func (p *process) ending(err error) error {
-	if p == nil || !errors.Is(err, errStageEnded) && !strings.Contains(err.Error(), unix.ESRCH.Error()) {
+	if p == nil || !errors.Is(err, errStageEnded) {
 		return err
 	}
 	select {

@@ -128,7 +128,11 @@ func (e *execution) joinContainer() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Setns(stagePID, unix.CLONE_NEWNS); err != nil {
+	err := unix.Setns(stagePID, unix.CLONE_NEWNS)
+	if errors.Is(err, unix.ESRCH) { // the container's first process has ended meanwhile
+		return failure(agent.NotRunning, "cannot exec in a stopped container")
+	}
+	if err != nil {
 		return os.NewSyscallError("setns", err)
 	}
 	if !e.p.Terminal {
