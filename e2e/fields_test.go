@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		work = func() error { return lockAndRun(os.Args[2], os.Args[3:]) }
 	case "try-lock":
 		work = func() error { return tryLock(os.Args[2]) }
+	case "ask":
+		work = func() error { return ask(os.Args[2], os.Args[3], os.Args[4:]) }
+	case "answer":
+		work = func() error { return answer(os.Args[2], os.Args[3], os.Args[4]) }
 	}
 	if err := work(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

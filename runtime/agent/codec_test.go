@@ -37,10 +37,11 @@ var messages = map[Side][]Message{
 		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", "sub", process}, &Signal{"c", "e", 37, true},
 		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Plug{}, &Unplug{-7}, &Network{[]NetworkStep{{12, "\x00r", Sysctl{"a", "b"}}}}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
 		&ListProcesses{"c"}, &SyncFS{}, &Shutdown{}, &Stats{"c"},
+		&Listen{true, "\x7f\x00\x00\x0b", 7}, &Connect{"\x7f\x00\x00\x01", 80, 8},
 	},
 	Guest: {
 		&Hello{"6.12", Phases{1, 2, 3}, [SecretSize]byte{1, 31: 2}},
-		&Reply{NoProgram, "text", 12, []ProcessInfo{{1, 2, 3, 4, 5, 6, 7, 'S', "sh", -1}, {}}, []File{{"memory.max", "1\n"}}, []Answer{{17, "data"}, {}}},
+		&Reply{NoProgram, "text", 12, []ProcessInfo{{1, 2, 3, 4, 5, 6, 7, 'S', "sh", -1}, {}}, []File{{"memory.max", "1\n"}}, []Answer{{17, "data"}, {}}, 53},
 		&Exited{"c", "e", 137, 9, true, 1 << 40, 2}, &MemoryLow{},
 	},
 }

@@ -45,3 +45,26 @@ func ReadDatagram(r io.Reader, buf []byte) ([]byte, error) {
 	}
 	return buf, nil
 }
+
+// A Sender is who sent a datagram in the guest: it stands before it on the stream, and before each answer.
+type Sender struct {
+	Address string // 4 bytes of IPv4, or 16 of IPv6
+	Port    uint16
+}
+
+// Append appends the sender and its datagram to b.
+func (s Sender) Append(b, datagram []byte) []byte {
+	b = append(b, byte(len(s.Address)))
+	b = append(b, s.Address...)
+	b = binary.LittleEndian.AppendUint16(b, s.Port)
+	return append(b, datagram...)
+}
+
+// CutSender reads what Append wrote.
+func CutSender(b []byte) (Sender, []byte, error) {
+	if len(b) == 0 || b[0] != 4 && b[0] != 16 || len(b) < int(b[0])+3 {
+		return Sender{}, nil, ErrMalformed
+	}
+	n := int(b[0]) + 1
+	return Sender{string(b[1:n]), binary.LittleEndian.Uint16(b[n:])}, b[n+2:], nil
+}

@@ -63,3 +63,28 @@ func FuzzReadDatagram(f *testing.F) {
 		}
 	})
 }
+
+func TestSender(t *testing.T) {
+	for _, s := range []Sender{{"\x7f\x00\x00\x01", 40000}, {string(make([]byte, 16)), 1}} {
+		got, p, err := CutSender(s.Append(nil, []byte("question")))
+		if got != s || string(p) != "question" || err != nil {
+			t.Errorf("got %v, %q, %v, want %v", got, p, err, s)
+		}
+	}
+	for _, b := range []string{"", "\x04\x7f\x00\x00\x01\x01", "\x05123451", "\x10\x01", "\xff"} {
+		if s, p, err := CutSender([]byte(b)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%x: got %v, %q, %v", b, s, p, err)
+		}
+	}
+}
+
+func FuzzCutSender(f *testing.F) {
+	f.Add([]byte("\x04\x7f\x00\x00\x01\x35\x00question"))
+	f.Add([]byte("\x10"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, p, err := CutSender(b)
+		if err == nil && !bytes.Equal(s.Append(nil, p), b) {
+			t.Errorf("%x reads as %v and %x", b, s, p)
+		}
+	})
+}

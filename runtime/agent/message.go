@@ -22,6 +22,8 @@ const (
 	kindPlug
 	kindUnplug
 	kindNetwork
+	kindListen
+	kindConnect
 
 	kindHello Kind = iota + 64
 	kindReply
@@ -72,6 +74,10 @@ func newMessage(k Kind, from Side) Message {
 		return new(Unplug)
 	case kindNetwork:
 		return new(Network)
+	case kindListen:
+		return new(Listen)
+	case kindConnect:
+		return new(Connect)
 	case kindUpdate:
 		return new(Update)
 	case kindListProcesses:
@@ -120,6 +126,7 @@ type Reply struct {
 	Processes []ProcessInfo // of ListProcesses
 	Files     []File        // of Stats
 	Answers   []Answer      // of Network, one a step
+	Port      uint16        // of Listen
 }
 
 func (*Reply) kind() Kind { return kindReply }
@@ -130,6 +137,7 @@ func (m *Reply) code(c *coder) {
 	list(c, &m.Processes, func(p *ProcessInfo) { p.code(c) })
 	list(c, &m.Files, func(v *File) { v.code(c) })
 	list(c, &m.Answers, func(v *Answer) { c.u32(&v.Errno); c.str(&v.Data) })
+	c.u16(&m.Port)
 }
 
 // ProcessInfo is a line of ps.

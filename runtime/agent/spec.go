@@ -98,9 +98,9 @@ const MaxSockets = 64
 // MaxRelayed bounds the relayed connections of a guest at any time: its other streams come first.
 const MaxRelayed = 256
 
-// Connected is the byte with which the host begins a relayed connection's stream, when the socket has taken the connection.
-// The stream of one that was refused ends without.
-const Connected = 1
+// Connected is the byte with which a relayed connection's stream begins, from the side that has connected to the server. The
+// stream of one that was refused ends without, or begins with another.
+const Connected = 0
 
 // Socket is a Unix socket of the host that PID 1 relays to.
 type Socket struct {

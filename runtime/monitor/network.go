@@ -61,7 +61,7 @@ func (m *monitor) connect() error {
 	if err != nil {
 		return err
 	}
-	manager := network.NewManager(network.Config{Guest: m.guest, Insert: m.insertCard, Logger: m.log})
+	manager := network.NewManager(network.Config{Guest: m.guest, Insert: m.insertCard, Relay: (*relays)(m), Logger: m.log})
 	if err := manager.Sync(); err != nil {
 		_ = w.Close()
 		return err

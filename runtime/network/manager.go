@@ -35,6 +35,7 @@ type Config struct {
 	Guest Guest
 	// Insert gives the guest a network device with an interface's address and MTU.
 	Insert func(*Interface) (Card, error)
+	Relay  Relay // nil for none
 	Logger *slog.Logger
 }
 
@@ -46,6 +47,8 @@ type Manager struct {
 	redirect *redirector // nil until there is an interface
 	nics     []*nic
 	objects  []object // that the guest has
+	mirrored bool     // loopback has been
+	named    bool     // the guest has the name server
 }
 
 // nic is an interface of the namespace's that the guest has too.
@@ -78,7 +81,10 @@ func (m *Manager) Sync() error {
 	if err := m.insert(now.Interfaces); err != nil {
 		return err
 	}
-	return m.configure(now)
+	if err := m.configure(now); err != nil {
+		return err
+	}
+	return m.relay()
 }
 
 // is tells whether i is the interface that n stands for.
@@ -256,7 +262,7 @@ func (m *Manager) carryOut(steps []step) error {
 	}
 	list := make([]agent.NetworkStep, len(steps))
 	for i, s := range steps {
-		list[i] = agent.NetworkStep{Protocol: unix.NETLINK_ROUTE, Request: string(s.Request), Sysctl: agent.Sysctl{Name: s.Path, Value: s.Value}}
+		list[i] = agent.NetworkStep{Protocol: s.Protocol, Request: string(s.Request), Sysctl: agent.Sysctl{Name: s.Path, Value: s.Value}}
 	}
 	answers, err := m.cfg.Guest.Network(list)
 	if err != nil {

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -15,21 +14,26 @@ import (
 // family is nftables' family of tables (linux/netfilter.h).
 type family uint8
 
-const familyNetdev family = 5
+const (
+	familyInet   family = 1
+	familyIPv4   family = 2
+	familyNetdev family = 5
+)
 
-// table is a table that belongs to a socket, and goes with it.
+// table is a table of rules.
 type table struct {
 	family family
 	name   string
 }
 
 const (
-	tableOwner  = 2 // NFT_TABLE_F_OWNER
-	hookIngress = 0 // NF_NETDEV_INGRESS
+	tableOwner      = 2 // NFT_TABLE_F_OWNER
+	hookIngress     = 0 // NF_NETDEV_INGRESS
+	hookOutput      = 3 // NF_INET_LOCAL_OUT
+	hookPostrouting = 4 // NF_INET_POST_ROUTING
+	priorityDNAT    = -100
+	prioritySNAT    = 100
 )
-
-// register is where expressions leave what the next ones look at.
-const register = unix.NFT_REG_1
 
 // chain is a base chain.
 type chain struct {
@@ -53,6 +57,15 @@ func nfMessageOf(kind uint16, f family, resource uint16, flags netlink.HeaderFla
 
 // batch carries out messages all together, or none.
 func (c conn) batch(messages ...netlink.Message) error {
+	if _, err := c.SendMessages(batchOf(messages)); err != nil {
+		return plain(err)
+	}
+	_, err := c.Receive()
+	return plain(err)
+}
+
+// batchOf encloses messages, the last of which asks for an acknowledgement.
+func batchOf(messages []netlink.Message) []netlink.Message {
 	all := []netlink.Message{nfMessageOf(unix.NFNL_MSG_BATCH_BEGIN, 0, unix.NFNL_SUBSYS_NFTABLES, 0, nil)}
 	for i, m := range messages {
 		if i == len(messages)-1 {
@@ -60,18 +73,30 @@ func (c conn) batch(messages ...netlink.Message) error {
 		}
 		all = append(all, m)
 	}
-	all = append(all, nfMessageOf(unix.NFNL_MSG_BATCH_END, 0, unix.NFNL_SUBSYS_NFTABLES, 0, nil))
-	if _, err := c.SendMessages(all); err != nil {
-		return plain(err)
-	}
-	_, err := c.Receive()
-	return plain(err)
+	return append(all, nfMessageOf(unix.NFNL_MSG_BATCH_END, 0, unix.NFNL_SUBSYS_NFTABLES, 0, nil))
 }
 
-func (t table) create() netlink.Message {
+// encodeBatch makes the bytes of a batch, for another kernel.
+func encodeBatch(messages ...netlink.Message) []byte {
+	var out []byte
+	for _, m := range batchOf(messages) {
+		m.Header.Length = uint32(headerLen + len(m.Data))
+		b, err := m.MarshalBinary()
+		if err != nil {
+			panic("network: " + err.Error())
+		}
+		out = append(out, b...)
+	}
+	return out
+}
+
+// create makes a table that belongs to the socket on which this is sent, and goes with it.
+func (t table) create() netlink.Message { return t.createWith(tableOwner) }
+
+func (t table) createWith(flags uint32) netlink.Message {
 	return nfMessage(unix.NFT_MSG_NEWTABLE, t.family, netlink.Create|netlink.Excl, attributes(func(e *attributeEncoder) {
 		e.String(unix.NFTA_TABLE_NAME, t.name)
-		bigEndian(e, unix.NFTA_TABLE_FLAGS, tableOwner)
+		bigEndian(e, unix.NFTA_TABLE_FLAGS, flags)
 	}))
 }
 
@@ -94,8 +119,18 @@ func (t table) chain(c chain) netlink.Message {
 	}))
 }
 
+// rule makes a rule behind those of the chain.
 func (t table) rule(chain string, expressions ...expression) netlink.Message {
-	return nfMessage(unix.NFT_MSG_NEWRULE, t.family, netlink.Create|netlink.Append, attributes(func(e *attributeEncoder) {
+	return t.ruleWith(netlink.Append, chain, expressions)
+}
+
+// firstRule makes a rule before those of the chain.
+func (t table) firstRule(chain string, expressions ...expression) netlink.Message {
+	return t.ruleWith(0, chain, expressions)
+}
+
+func (t table) ruleWith(flags netlink.HeaderFlags, chain string, expressions []expression) netlink.Message {
+	return nfMessage(unix.NFT_MSG_NEWRULE, t.family, netlink.Create|flags, attributes(func(e *attributeEncoder) {
 		e.String(unix.NFTA_RULE_TABLE, t.name)
 		e.String(unix.NFTA_RULE_CHAIN, chain)
 		nested(e, unix.NFTA_RULE_EXPRESSIONS, func(e *attributeEncoder) {
@@ -109,38 +144,16 @@ func (t table) rule(chain string, expressions ...expression) netlink.Message {
 	}))
 }
 
-// expression is one step of a rule.
-type expression struct {
-	name   string
-	encode func(*attributeEncoder)
-}
-
-func bigEndian(e *attributeEncoder, kind uint16, v uint32) {
-	e.Bytes(kind, binary.BigEndian.AppendUint32(nil, v))
-}
-
-// load puts a value into the register.
-func load(value []byte) expression {
-	return expression{"immediate", func(e *attributeEncoder) {
-		bigEndian(e, unix.NFTA_IMMEDIATE_DREG, register)
-		nested(e, unix.NFTA_IMMEDIATE_DATA, func(e *attributeEncoder) { e.Bytes(unix.NFTA_DATA_VALUE, value) })
-	}}
-}
-
-// forward sends the frame out of the interface whose index is in the register.
-func forward() expression {
-	return expression{"fwd", func(e *attributeEncoder) { bigEndian(e, nftaFwdDevice, register) }}
-}
-
-// nftaFwdDevice is NFTA_FWD_SREG_DEV (linux/netfilter/nf_tables.h).
-const nftaFwdDevice = 1
-
 // errNFT explains why a table could not be made.
 func errNFT(err error) error {
 	for _, lacking := range []unix.Errno{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EINVAL, unix.EAFNOSUPPORT} {
 		if errors.Is(err, lacking) {
 			return fmt.Errorf("nftables: %w: the host's kernel needs CONFIG_NF_TABLES_NETDEV and CONFIG_NFT_FWD_NETDEV, and Linux 5.12 or later", err)
 		}
+	}
+	// EPERM is another owner's table: making a TAP has taken every right that this takes.
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EPERM) {
+		return errors.New("the network namespace has another micro-VM's redirections: containers that share one come with pods, and until then each needs its own")
 	}
 	return fmt.Errorf("nftables: %w", err)
 }

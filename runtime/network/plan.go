@@ -12,10 +12,11 @@ import (
 
 // A step is one change that the guest makes of its network: a netlink request, or a file of /proc/sys/net.
 type step struct {
-	Request []byte // of rtnetlink
-	Path    string // below /proc/sys/net
-	Value   string
-	What    string // for errors
+	Protocol uint8 // NETLINK_*; 0 is NETLINK_ROUTE
+	Request  []byte
+	Path     string // below /proc/sys/net
+	Value    string
+	What     string // for errors
 	// Fine are errors that do not matter: what it makes is there, or what it takes away is gone.
 	Fine []unix.Errno
 }

@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // redirector connects interfaces of one network namespace with TAPs. What it made is undone when it is closed, or when this process ends.
 type redirector struct {
 	nft, rtnl conn
+	taps      map[int32]int32 // indices of TAPs, by those of the interfaces
+	answers   bool            // the namespace's own look-ups get their answers
 }
 
 // newRedirector works in the calling thread's network namespace.
 func newRedirector() (*redirector, error) {
-	r := &redirector{}
+	r := &redirector{taps: map[int32]int32{}}
 	var err error
 	if r.nft, err = dial(unix.NETLINK_NETFILTER); err != nil {
 		return nil, err
@@ -46,21 +49,31 @@ func (r *redirector) Redirect(i *Interface, tap string) error {
 		return fmt.Errorf("TAP %s: %w", tap, err)
 	}
 	t := tableFor(i.Index)
-	index := func(n int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
-	in, out := chain{"in", "filter", hookIngress, 0, i.Name}, chain{"out", "filter", hookIngress, 0, tap}
-	err = r.nft.batch(
+	in, out := chain{chainIn, "filter", hookIngress, 0, i.Name}, chain{"out", "filter", hookIngress, 0, tap}
+	messages := []netlink.Message{
 		t.create(), t.chain(in), t.chain(out),
 		t.rule(in.name, load(index(to)), forward()),
 		t.rule(out.name, load(index(i.Index)), forward()),
-	)
-	if err != nil {
+	}
+	if r.answers {
+		messages = append(messages, keepAnswers(t, to)...)
+	}
+	if err := r.nft.batch(messages...); err != nil {
 		return fmt.Errorf("redirect interface %s: %w", i.Name, errNFT(err))
 	}
+	r.taps[i.Index] = to
 	return nil
 }
 
+// chainIn is the chain that an interface's frames enter.
+const chainIn = "in"
+
+// index is an interface's, as registers hold it.
+func index(n int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(n)) }
+
 // Undo takes the redirection of an interface away. It is no error if the interface has gone, and the redirection with it.
 func (r *redirector) Undo(index int32) error {
+	delete(r.taps, index)
 	err := r.nft.batch(tableFor(index).remove())
 	if errors.Is(err, unix.ENOENT) {
 		return nil

@@ -180,6 +180,10 @@ func (s *server) handle(m agent.Message, r *agent.Reply) error {
 	case *agent.Network:
 		network(m, r)
 		return nil
+	case *agent.Listen:
+		return s.listen(m, r)
+	case *agent.Connect:
+		return s.connect(m)
 	case *agent.SetTime:
 		return setTime(m.RealtimeNS)
 	case *agent.Update:

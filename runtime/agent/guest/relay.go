@@ -16,6 +16,8 @@ type relay struct {
 	s      *server
 	socket *os.File
 	id     uint32 // of the stream, dialled once a connection
+	// answers says that datagrams have a sender's address, to which the host may answer.
+	answers bool
 }
 
 // relay begins to serve the sockets that the stage of a container's first process made, in the order of their mounts.
@@ -85,13 +87,19 @@ func (r *relay) connections() {
 	}
 }
 
-// carry carries one connection, each direction until its own end.
+// carry carries one connection.
 func (r *relay) carry(conn *os.File) {
-	defer conn.Close()
 	stream, err := r.connect()
 	if err != nil {
+		conn.Close()
 		return
 	}
+	join(conn, stream)
+}
+
+// join carries what either of two connections says to the other, each direction until its own end, and closes both.
+func join(conn *os.File, stream Stream) {
+	defer conn.Close()
 	defer stream.Close()
 	down := make(chan struct{})
 	go func() {
@@ -110,6 +118,8 @@ func (r *relay) carry(conn *os.File) {
 	<-down
 }
 
+var errNotConnected = errors.New("the host's server has not taken the connection")
+
 // maxDialled bounds the streams that the host has not looked at yet. It closes them when they are too many.
 const maxDialled = 16
 
@@ -121,9 +131,10 @@ func (r *relay) connect() (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := io.ReadFull(stream, make([]byte, 1)); err != nil {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(stream, first); err != nil || first[0] != agent.Connected {
 		stream.Close()
-		return nil, err
+		return nil, errNotConnected
 	}
 	return stream, nil
 }
@@ -170,8 +181,8 @@ func hungUp(conn *os.File) (gone bool) {
 	return gone
 }
 
-// datagrams carries datagrams over one stream, which is dialled when the first comes, and again when it broke. There is
-// no way back: a Unix socket that sends datagrams mostly has no name to send to.
+// datagrams carries datagrams over one stream, which is dialled when the first comes, and again when it broke. For Unix sockets there
+// is no way back: one that sends datagrams mostly has no name to send to.
 func (r *relay) datagrams() {
 	buf := make([]byte, agent.MaxDatagram)
 	var stream Stream
@@ -182,14 +193,18 @@ func (r *relay) datagrams() {
 	}()
 	for {
 		var n, flags int
+		var from unix.Sockaddr
 		err := wait(r.socket, func(fd int) (err error) {
-			n, _, flags, _, err = unix.Recvmsg(fd, buf, nil, 0)
+			n, _, flags, from, err = unix.Recvmsg(fd, buf, nil, 0)
 			return err
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			return
-		}
-		if flags&unix.MSG_TRUNC == 0 {
+		case flags&unix.MSG_TRUNC != 0:
+		case r.answers:
+			stream = r.send(stream, senderOf(from).Append(nil, buf[:n]))
+		default:
 			stream = r.send(stream, buf[:n])
 		}
 	}
@@ -206,6 +221,9 @@ func (r *relay) send(stream Stream, p []byte) Stream {
 	stream, err := r.s.dial(r.id)
 	if err != nil {
 		return nil
+	}
+	if r.answers {
+		go r.answer(stream)
 	}
 	if agent.WriteDatagram(stream, p) != nil {
 		stream.Close()

@@ -43,6 +43,15 @@ func (c *Client) Network(steps []agent.NetworkStep) ([]agent.Answer, error) {
 	return r.Answers, nil
 }
 
+// Listen has the guest stand in for a server, and returns the port at which it does.
+func (c *Client) Listen(m *agent.Listen) (uint16, error) {
+	r, err := c.call(m)
+	if err != nil {
+		return 0, err
+	}
+	return r.Port, nil
+}
+
 // SetTime steps the guest's clock to the host's, in nanoseconds since the epoch.
 func (c *Client) SetTime(realtime int64) error { return c.do(&agent.SetTime{RealtimeNS: realtime}) }
 

@@ -1,0 +1,271 @@
+package monitor
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/network"
+)
+
+// relays is the monitor as what carries between the loopback of the container's network namespace and the guest's.
+type relays monitor
+
+const (
+	// maxMirrored bounds the connections from the namespace to servers in the guest. Further ones wait to be accepted.
+	maxMirrored = 128
+	// maxAsking bounds the clients of the name server that are remembered. The one that asked the longest time ago is forgotten first.
+	maxAsking = 256
+	// askTime is how long a client waits for an answer. dockerd itself gives up on other servers after some seconds.
+	askTime  = 30 * time.Second
+	dialTime = 5 * time.Second
+)
+
+// nameServer is docker's: rules of the namespace lead to where it listens.
+var nameServer = netip.AddrPortFrom(network.Resolver, 53)
+
+// Sockets implements network.Relay.
+func (r *relays) Sockets() ([]byte, error) {
+	// Beside the directory that is held: the pivoted tree has no /proc.
+	fd, err := unix.Openat(int(r.tree.ProcSelfFD.Fd()), "../net/udp", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/proc/self/net/udp", Err: err}
+	}
+	f := os.NewFile(uintptr(fd), "udp")
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// Mirror implements network.Relay.
+func (r *relays) Mirror() (v4, v6 uint16, err error) {
+	slots := make(chan struct{}, maxMirrored)
+	listen := func(name, address string) (uint16, error) {
+		l, err := net.Listen(name, address)
+		if err != nil {
+			return 0, err
+		}
+		go r.acceptMirrored(l, slots)
+		return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
+	}
+	v6, _ = listen("tcp6", "[::1]:0") // a namespace need not have IPv6
+	v4, err = listen("tcp4", "127.0.0.1:0")
+	return v4, v6, err
+}
+
+func (r *relays) acceptMirrored(l net.Listener, slots chan struct{}) {
+	for {
+		slots <- struct{}{}
+		c, err := l.Accept()
+		if err != nil {
+			r.log.Warn("loopback", "error", err)
+			if !errors.Is(err, unix.ECONNABORTED) {
+				return
+			}
+			<-slots
+			continue
+		}
+		go func() {
+			defer func() { <-slots }()
+			r.mirrorConnection(c.(*net.TCPConn))
+		}()
+	}
+}
+
+// mirrorConnection connects who has dialled in the namespace with the guest's server. Whom that refuses is reset.
+func (r *relays) mirrorConnection(c *net.TCPConn) {
+	defer c.Close()
+	to, err := originalDestination(c)
+	if err != nil {
+		r.log.Debug("loopback", "error", err)
+		_ = c.SetLinger(0)
+		return
+	}
+	guest, err := r.guest.Connect(to)
+	if err != nil {
+		r.log.Debug("loopback", "to", to, "error", err)
+		_ = c.SetLinger(0)
+		return
+	}
+	defer guest.Close()
+	if guest, ok := guest.(halfCloser); ok {
+		splice(guest, c)
+	}
+}
+
+// splice carries what either of two connections says to the other, each direction until its own end.
+func splice(a, b halfCloser) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		carry(a, b)
+	}()
+	carry(b, a)
+	<-done
+}
+
+// originalDestination is where a connection was to go before a rule sent it here.
+func originalDestination(c *net.TCPConn) (netip.AddrPort, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	const originalDst = 80 // SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv4.h)
+	var to netip.AddrPort
+	cerr := raw.Control(func(fd uintptr) {
+		if c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().Is4() {
+			// The helper that returns 16 bytes, which is struct sockaddr_in.
+			var b *unix.IPv6Mreq
+			if b, err = unix.GetsockoptIPv6Mreq(int(fd), unix.SOL_IP, originalDst); err == nil {
+				a := b.Multiaddr
+				to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(a[4:8])), uint16(a[2])<<8|uint16(a[3]))
+			}
+			return
+		}
+		// And this one begins with struct sockaddr_in6; the port is in network order.
+		var b *unix.IPv6MTUInfo
+		if b, err = unix.GetsockoptIPv6MTUInfo(int(fd), unix.SOL_IPV6, originalDst); err == nil {
+			to = netip.AddrPortFrom(netip.AddrFrom16(b.Addr.Addr), b.Addr.Port<<8|b.Addr.Port>>8)
+		}
+	})
+	return to, errors.Join(err, cerr)
+}
+
+// Serve implements network.Relay.
+func (r *relays) Serve() (tcp, udp uint16, err error) {
+	m := &agent.Listen{Address: string(network.Resolver.AsSlice())}
+	m.Stream = r.guest.Serve(r.relayNames)
+	if tcp, err = r.guest.Listen(m); err != nil {
+		return 0, 0, err
+	}
+	m.Datagrams, m.Stream = true, r.guest.Serve(r.relayQuestions)
+	udp, err = r.guest.Listen(m)
+	return tcp, udp, err
+}
+
+// relayNames carries one TCP connection to the name server.
+func (r *relays) relayNames(c net.Conn) {
+	guest, ok := c.(halfCloser)
+	if !ok {
+		return
+	}
+	server, err := net.DialTimeout("tcp", nameServer.String(), dialTime)
+	if err != nil {
+		r.log.Debug("name server", "error", err)
+		return
+	}
+	defer server.Close()
+	if _, err := guest.Write([]byte{agent.Connected}); err == nil {
+		splice(guest, server.(*net.TCPConn))
+	}
+}
+
+// relayQuestions carries the datagrams of all clients of the name server: each has a socket here, which the answers come back to.
+func (r *relays) relayQuestions(c net.Conn) {
+	a := &asking{guest: c, clients: map[agent.Sender]*client{}}
+	defer a.close()
+	for buf := []byte(nil); ; {
+		var err error
+		if buf, err = agent.ReadDatagram(c, buf); err != nil {
+			return
+		}
+		sender, question, err := agent.CutSender(buf)
+		if err != nil {
+			return
+		}
+		server, err := a.server(sender)
+		if err != nil {
+			r.log.Debug("name server", "error", err)
+			continue
+		}
+		_, _ = server.Write(question)
+	}
+}
+
+// asking are the clients of the name server that wait for answers.
+type asking struct {
+	guest net.Conn
+	write sync.Mutex // one answer at a time
+
+	mu      sync.Mutex
+	clients map[agent.Sender]*client
+}
+
+type client struct {
+	net.Conn
+	asked time.Time // last
+}
+
+// server is a client's socket.
+func (a *asking) server(s agent.Sender) (net.Conn, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	c := a.clients[s]
+	if c == nil {
+		if len(a.clients) >= maxAsking {
+			a.forgetOldest()
+		}
+		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(nameServer))
+		if err != nil {
+			return nil, err
+		}
+		c = &client{Conn: conn}
+		a.clients[s] = c
+		go a.answer(s, c)
+	}
+	c.asked = now
+	return c, c.SetReadDeadline(now.Add(askTime))
+}
+
+func (a *asking) forgetOldest() {
+	var oldest agent.Sender
+	for s, c := range a.clients {
+		if o := a.clients[oldest]; o == nil || c.asked.Before(o.asked) {
+			oldest = s
+		}
+	}
+	_ = a.clients[oldest].Close()
+	delete(a.clients, oldest)
+}
+
+// answer passes on what the server says to a client, until it has not asked for a while.
+func (a *asking) answer(s agent.Sender, c *client) {
+	defer func() {
+		_ = c.Close()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.clients[s] == c {
+			delete(a.clients, s)
+		}
+	}()
+	for buf := make([]byte, 64<<10); ; {
+		n, err := c.Read(buf)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			continue // of an earlier question
+		}
+		if err != nil {
+			return
+		}
+		a.write.Lock()
+		err = agent.WriteDatagram(a.guest, s.Append(nil, buf[:n]))
+		a.write.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (a *asking) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.clients {
+		_ = c.Close()
+	}
+}
