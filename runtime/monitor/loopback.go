@@ -23,9 +23,15 @@ const (
 	maxMirrored = 128
 	// maxAsking bounds the clients of the name server that are remembered. The one that asked the longest time ago is forgotten first.
 	maxAsking = 256
+	// maxAnswering bounds the sockets of the remembered and of those that are being closed: a guest that takes no answers holds them up.
+	maxAnswering = 4 * maxAsking
+	// maxAnswer is how long an answer may be, in bytes. Clients allow for 4096 at most, and ask again by TCP.
+	maxAnswer = 16 << 10
 	// askTime is how long a client waits for an answer. dockerd itself gives up on other servers after some seconds.
 	askTime  = 30 * time.Second
 	dialTime = 5 * time.Second
+	// acceptPause is how long no connection is accepted after one could not be.
+	acceptPause = 100 * time.Millisecond
 )
 
 // nameServer is docker's: rules of the namespace lead to where it listens.
@@ -63,12 +69,10 @@ func (r *relays) acceptMirrored(l net.Listener, slots chan struct{}) {
 	for {
 		slots <- struct{}{}
 		c, err := l.Accept()
-		if err != nil {
-			r.log.Warn("loopback", "error", err)
-			if !errors.Is(err, unix.ECONNABORTED) {
-				return
-			}
+		if err != nil { // such as too many open files: the next one may succeed
+			r.log.Debug("loopback", "error", err)
 			<-slots
+			time.Sleep(acceptPause)
 			continue
 		}
 		go func() {
@@ -193,9 +197,12 @@ type asking struct {
 	guest net.Conn
 	write sync.Mutex // one answer at a time
 
-	mu      sync.Mutex
-	clients map[agent.Sender]*client
+	mu        sync.Mutex
+	clients   map[agent.Sender]*client
+	answering int // goroutines
 }
+
+var errAsking = errors.New("the guest asks more than it takes answers")
 
 type client struct {
 	net.Conn
@@ -212,12 +219,16 @@ func (a *asking) server(s agent.Sender) (net.Conn, error) {
 		if len(a.clients) >= maxAsking {
 			a.forgetOldest()
 		}
+		if a.answering >= maxAnswering {
+			return nil, errAsking
+		}
 		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(nameServer))
 		if err != nil {
 			return nil, err
 		}
 		c = &client{Conn: conn}
 		a.clients[s] = c
+		a.answering++
 		go a.answer(s, c)
 	}
 	c.asked = now
@@ -241,11 +252,12 @@ func (a *asking) answer(s agent.Sender, c *client) {
 		_ = c.Close()
 		a.mu.Lock()
 		defer a.mu.Unlock()
+		a.answering--
 		if a.clients[s] == c {
 			delete(a.clients, s)
 		}
 	}()
-	for buf := make([]byte, 64<<10); ; {
+	for buf := make([]byte, maxAnswer); ; {
 		n, err := c.Read(buf)
 		if errors.Is(err, unix.ECONNREFUSED) {
 			continue // of an earlier question
