@@ -21,6 +21,7 @@ type Interface struct {
 	Flags      uint32 // IFF_*
 	Type       uint16 // ARPHRD_*
 	Kind       string // of the driver, such as veth; "" for hardware
+	Master     int32  // index of the bridge or the like whose port it is, 0 for none
 	GSOMaxSize uint32 // bytes, 0 where the kernel does not say
 
 	IPv4    []uint32 // net.ipv4.conf, value of IPV4_DEVCONF_n at n-1
@@ -71,6 +72,8 @@ func parseLink(data []byte) (Interface, error) {
 			i.QueueLen = d.Uint32()
 		case unix.IFLA_GSO_MAX_SIZE:
 			i.GSOMaxSize = d.Uint32()
+		case unix.IFLA_MASTER:
+			i.Master = int32(d.Uint32())
 		case unix.IFLA_LINKINFO:
 			d.Nested(func(d *netlink.AttributeDecoder) error {
 				for d.Next() {

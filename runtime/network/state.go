@@ -82,7 +82,7 @@ func (c conn) read() (*state, error) {
 	for _, i := range all {
 		if ok, err := wanted(&i); err != nil {
 			return nil, err
-		} else if ok {
+		} else if ok && !isPort(&i, all) {
 			s.Interfaces = append(s.Interfaces, i)
 		}
 	}
@@ -136,6 +136,14 @@ func wanted(i *Interface) (bool, error) {
 		return false, nil
 	}
 	return true, nil
+}
+
+// isPort says whether an interface is a part of another one, which has the addresses: the guest gets that, and the namespace's kernel
+// takes the frames of all its ports there.
+func isPort(i *Interface, all []Interface) bool {
+	return i.Master != 0 && slices.ContainsFunc(all, func(m Interface) bool {
+		return m.Index == i.Master && slices.Contains([]string{"bridge", "bond", "team"}, m.Kind)
+	})
 }
 
 // fallbackTunnels are Ethernet interfaces that the kernel puts into each new namespace when their module is loaded.
