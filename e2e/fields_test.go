@@ -19,7 +19,8 @@ import (
 	"github.com/govmm/govmm/testhost/need"
 )
 
-// clientName has this test binary be what busybox has not, inside a container: a client of a Unix socket, and a holder of locks.
+// clientName has this test binary be what busybox has not, inside a container: a client of a Unix socket, and a holder of locks. Beside
+// one it is a service manager.
 const clientName = "/client"
 
 func TestMain(m *testing.M) {
@@ -30,6 +31,8 @@ func TestMain(m *testing.M) {
 	switch os.Args[1] {
 	case "lock":
 		work = func() error { return lockAndRun(os.Args[2], os.Args[3:]) }
+	case "manager":
+		work = func() error { return manager(os.Args[2]) }
 	case "try-lock":
 		work = func() error { return tryLock(os.Args[2]) }
 	case "ask":
@@ -97,6 +100,21 @@ func client(network, path string) error {
 	}()
 	_, err = io.Copy(os.Stdout, c)
 	return err
+}
+
+// manager makes a service manager's socket and shows what it is told, until it is killed.
+func manager(path string) error {
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	for b := make([]byte, 4096); ; {
+		n, err := c.Read(b)
+		if err != nil {
+			return err
+		}
+		fmt.Println(strings.TrimSuffix(string(b[:n]), "\n"))
+	}
 }
 
 // mountTmpfs mounts a tmpfs on a new directory of the host.
@@ -270,6 +288,38 @@ echo READY=1 | /client unixgram $NOTIFY_SOCKET`)
 	got := map[string]bool{} // two sockets have no order among them
 	for !got["to the log"] || !got["READY=1\n"] {
 		got[nextDatagram(t, datagrams)] = true
+	}
+}
+
+// TestBoundNotifySocket has a container's NOTIFY_SOCKET lie in a bound directory, as that of conmon: what it is told comes whole. So it
+// does where the engine binds a socket to the very place that is ours when a manager calls.
+func TestBoundNotifySocket(t *testing.T) {
+	r := newRuntime(t)
+	var sockets []*net.UnixConn
+	dir := filepath.Join(r.dir, "bound")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(dir, "notify.sock"), filepath.Join(r.dir, "other")} {
+		c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		sockets = append(sockets, c)
+	}
+	bundle := r.bundle(func(s *specs.Spec) {
+		s.Process.Env = append(s.Process.Env, "NOTIFY_SOCKET=/run/bound/notify.sock")
+		s.Mounts = append(s.Mounts,
+			specs.Mount{Destination: "/run/bound", Type: "bind", Source: dir, Options: []string{"rbind", "rprivate"}},
+			specs.Mount{Destination: "/run/notify/notify.sock", Type: "bind", Source: filepath.Join(r.dir, "other"), Options: []string{"bind"}})
+	}, "/bin/sh", "-c", `echo STATUS=first | /client unixgram $NOTIFY_SOCKET; echo STATUS=second | /client unixgram /run/notify/notify.sock`)
+	copyClient(t, filepath.Join(bundle, "rootfs"))
+	r.run("run", "--bundle", bundle, r.id()).want(t, 0, "", "")
+	for i, want := range []string{"STATUS=first", "STATUS=second"} {
+		if got := nextDatagram(t, sockets[i]); got != want {
+			t.Errorf("socket %d got %q, want %q", i, got, want)
+		}
 	}
 }
 

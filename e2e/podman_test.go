@@ -35,7 +35,7 @@ runroot="%[1]s/run"
 // newPodman makes a podman of its own for a runtime, with the image bb.
 func newPodman(t *testing.T, dir, bin, runtime, image string) *engine {
 	t.Helper()
-	e := &engine{runtime: runtime, dir: filepath.Join(dir, runtime)}
+	e := &engine{runtime: runtime, dir: filepath.Join(dir, runtime), prelude: podmanPrelude}
 	if err := os.MkdirAll(e.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +80,13 @@ tar -C root -cf bb.tar .`
 	}
 	return path
 }
+
+// podmanPrelude has a service manager's socket at $PWD/n, and says what podman and the container n told it, and by whose pid.
+const podmanPrelude = `
+manager() { rm -f n; (exec -a /client "$BIN/client" manager "$PWD/n" >told) & wait_for test -S n; }
+told() { wait_for grep -q "$1" told; sed "s/=$(podman inspect n --format '{{.State.ConmonPid}}')\$/=conmon/" told; }
+forget() { kill %1; podman rm -f -t 0 n; }
+`
 
 // podmanSteps is what people do with podman, from an image to nothing left.
 var podmanSteps = []step{
@@ -171,6 +178,11 @@ podman run --rm --security-opt seccomp=$PWD/s.json bb mkdir /tmp/a; podman run -
 	{name: "checkpoint", full: true, script: "podman run -d --name x bb sleep 1000 >/dev/null; podman container checkpoint x >/dev/null 2>&1; echo $?; podman inspect x --format '{{.State.Status}}'; podman rm -f -t 0 x"},
 	{name: "locks between containers", full: true, script: `podman run -d --name l -v vol:/v -v $BIN/client:/client bb sh -c 'touch /v/lock; /client lock /v/lock sh -c "touch /v/held; while [ ! -e /v/pass ]; do sleep 0.1; done; echo first >>/v/order"; sleep 1000' >/dev/null
 wait_for podman exec l test -e /v/held; podman run --rm -v vol:/v -v $BIN/client:/client bb sh -c '/client try-lock /v/lock; touch /v/pass; /client lock /v/lock sh -c "echo second >>/v/order"; cat /v/order'; podman rm -f -t 0 l`},
+	{name: "sdnotify=container", script: `manager; NOTIFY_SOCKET=$PWD/n podman run -d --name n --sdnotify=container -v $BIN/client:/client bb sh -c 'until [ -e /tmp/go ]; do sleep 0.1; done
+echo "STATUS=x" | /client unixgram $NOTIFY_SOCKET; echo READY=1 | /client unixgram $NOTIFY_SOCKET; echo sent; exec sleep 1000'
+told MAINPID; podman exec n touch /tmp/go; told READY; podman logs n; forget`},
+	{name: "sdnotify=conmon", full: true, script: `manager; NOTIFY_SOCKET=$PWD/n podman run -d --name n --sdnotify=conmon bb sh -c 'echo $NOTIFY_SOCKET; exec sleep 1000'; told READY; podman logs n; forget`},
+	{name: "sdnotify=ignore", full: true, script: `manager; NOTIFY_SOCKET=$PWD/n podman run -d --name n --sdnotify=ignore bb sh -c 'echo $NOTIFY_SOCKET; exec sleep 1000'; podman exec n true; cat told; podman logs n; forget`},
 	{name: "pull and push", newer: true, script: `podman pull -q --tls-verify=false $REGISTRY/bb:1 >/dev/null; podman run --name p $REGISTRY/bb:1 sh -c 'cat /etc/greeting; echo pushed >/pushed'
 podman commit -q p $REGISTRY/new:1 >/dev/null; podman push -q --tls-verify=false $REGISTRY/new:1; podman rm p >/dev/null; podman rmi $REGISTRY/new:1 $REGISTRY/bb:1 >/dev/null
 podman run --rm -q --tls-verify=false $REGISTRY/new:1 cat /pushed`},

@@ -51,6 +51,10 @@ podman exec $c cat /sys/fs/cgroup/memory.max; podman rm -f -t 0 $c >/dev/null; w
 health unhealthy; timer; podman exec $c touch /tmp/ok; health healthy`},
 	{name: "stop ends the timer", script: `podman stop -t 1 $c >/dev/null; wait_for no_timer && echo none; podman inspect $c --format '{{.State.Status}} {{.State.ExitCode}}'`},
 	{name: "rm ends the timer", script: `podman rm -f -t 0 $c >/dev/null; wait_for no_timer && echo none`},
+	{name: "service that says when it is ready", script: `systemd-run --quiet --unit $c --property Type=notify --property NotifyAccess=all podman --runtime $RUNTIME run -d --name $c --cgroups no-conmon \
+	--sdnotify container -v /opt/client:/client bb sh -c 'sleep 2; echo ready; echo READY=1 | /client unixgram $NOTIFY_SOCKET; exec sleep 1000'; echo $?
+podman logs $c; active $c.service active; [ "$(systemctl show -P MainPID $c.service)" = "$(podman inspect $c --format '{{.State.ConmonPid}}')" ] && echo conmon
+podman rm -f -t 0 $c >/dev/null; wait_for active $c.service inactive && echo gone`},
 }
 
 // TestPodmanSystemd has a real systemd keep podman's scopes and start its health checks.
@@ -72,6 +76,7 @@ func podmanUnderSystemd(t *testing.T, steps []step) {
 	for _, name := range []string{"podman", "conmon", "runc", binary(t, "govmm-run")} {
 		installWithLibraries(t, root, name)
 	}
+	copyClient(t, filepath.Join(root, "opt"))
 	shell(t, dir, "mkdir -p root/etc/containers; mv "+busyboxImage(t, dir)+" shared/bb.tar; ln -s /opt/podman root/usr/bin/podman")
 	policy := `{"default": [{"type": "insecureAcceptAnything"}]}`
 	for name, text := range map[string]string{"containers.conf": podmanSystemdConf, "storage.conf": podmanSystemdStorage, "policy.json": policy} {

@@ -42,6 +42,7 @@ type created struct {
 	*container.Container
 	spec    *specs.Spec
 	joined  joined
+	manager bool // the last of the spec's mounts is that of NOTIFY_SOCKET
 	monitor *os.Process
 }
 
@@ -83,7 +84,7 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if unknown := oci.UnknownCapabilities(spec.Process); len(unknown) > 0 {
 		r.Log.Warn("ignoring unknown capabilities", "capabilities", unknown)
 	}
-	oci.AddNotifySocket(spec, os.Getenv("NOTIFY_SOCKET"))
+	manager := oci.AddNotifySocket(spec, os.Getenv("NOTIFY_SOCKET"))
 	for _, what := range oci.Ignored(spec) {
 		r.Log.Debug("ignoring " + what)
 	}
@@ -91,7 +92,7 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &created{Container: c, spec: spec, joined: spaces}
+	made := &created{Container: c, spec: spec, joined: spaces, manager: manager}
 	c.State.Resources = spec.Linux.Resources
 	c.State.OCIVersion = spec.Version
 	c.State.Bundle, c.State.Rootfs = bundle, spec.Root.Path
@@ -193,7 +194,7 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	defer unwatch()
 	err = c.converse(ctx, sync, &monitor.Config{
 		ID: o.ID, Spec: c.spec, State: *hookState(c.Container, container.Creating, 0), Kernel: r.Kernel, ConsoleSocket: o.ConsoleSocket, Debug: r.Debug,
-		Phases: o.Phases, Begin: o.Begin.UnixNano(), Cgroup: c.cgroupDir(),
+		Phases: o.Phases, Begin: o.Begin.UnixNano(), Cgroup: c.cgroupDir(), Manager: c.manager,
 	})
 	switch {
 	case ctx.Err() != nil:

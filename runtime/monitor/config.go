@@ -31,6 +31,8 @@ type Config struct {
 	Kernel        string      // in place of the embedded one
 	ConsoleSocket string      // where the terminal's master goes
 	Debug         bool
+	// Manager says that the last of the spec's mounts is the socket of the service manager that waits for the container.
+	Manager bool
 	// Cgroup is the directory of the monitor's own cgroup of version 2, if there is one.
 	Cgroup string
 	// Phases asks for the times of the start, Begin is when govmm-run began, in nanoseconds since the epoch.

@@ -47,6 +47,7 @@ type monitor struct {
 	tree    *sandbox.Tree
 	tun     *os.File          // the node of TAPs, nil where there is none
 	sockets []*sandbox.Socket // one a mount, nil where it is none
+	notify  *sandbox.Socket   // NOTIFY_SOCKET in a bound directory, nil where there is none
 	files   *hostfs.FS
 	disks   map[string]bool // the serial numbers of those that the VM has
 	socket  *vsock.Device
@@ -298,7 +299,7 @@ func (m *monitor) createContainer(stdio *stdio) error {
 	if err := m.guest.Configure(configure); err != nil {
 		return err
 	}
-	m.relaySockets(message.Mounts)
+	message.Mounts = m.relaySockets(message.Mounts)
 	m.init = m.newProcess("", stdio)
 	m.init.assignStreams(&message.Process)
 	if err := m.guest.Create(message); err != nil {

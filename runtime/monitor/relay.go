@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path"
 
 	"github.com/govmm/govmm/runtime/agent"
 	"github.com/govmm/govmm/runtime/oci"
@@ -19,30 +20,47 @@ func (m *monitor) openSockets(steps []sandbox.Step) error {
 			return fmt.Errorf("mount %s: %w", steps[i].Target, err)
 		}
 	}
+	i, name, ok := oci.BoundNotifySocket(m.cfg.Spec)
+	if !ok {
+		return nil
+	}
+	s, err := m.tree.SocketIn(i, name)
+	if err != nil {
+		m.log.Debug("NOTIFY_SOCKET is not relayed", "error", err)
+	} else if s != nil && s.Datagram() {
+		m.notify = s
+	}
 	return nil
 }
 
-// relaySockets has the guest stand in for the sockets among its mounts.
-func (m *monitor) relaySockets(mounts []agent.Mount) {
+// relaySockets has the guest stand in for the sockets among its mounts, and returns the mounts with one more for a NOTIFY_SOCKET that
+// would be a file of one of them.
+func (m *monitor) relaySockets(mounts []agent.Mount) []agent.Mount {
 	for i, s := range m.sockets {
-		if s == nil {
-			continue
+		switch {
+		case s == nil:
+		case !s.Datagram():
+			mounts[i].Socket = m.standIn(s, agent.StreamSocket, func(c net.Conn) { m.relayStream(c, s) })
+		case m.cfg.Manager && i == len(m.sockets)-1:
+			m.ready.said = make(chan struct{})
+			mounts[i].Socket = m.standIn(s, agent.DatagramSocket, m.listenReady)
+		default:
+			mounts[i].Socket = m.standIn(s, agent.DatagramSocket, func(c net.Conn) { m.relayDatagrams(c, s) })
 		}
-		mount := &mounts[i].Socket
-		mount.Mode, mount.UID, mount.GID = s.Mode, s.UID, s.GID
-		if s.Datagram() {
-			mount.Kind = agent.DatagramSocket
-			serve := func(c net.Conn) { m.relayDatagrams(c, s) }
-			if oci.IsNotifySocket(mounts[i].Target) {
-				m.ready.said = make(chan struct{})
-				serve = m.listenReady
-			}
-			mount.Stream = m.guest.Serve(serve)
-			continue
-		}
-		mount.Kind = agent.StreamSocket
-		mount.Stream = m.guest.Serve(func(c net.Conn) { m.relayStream(c, s) })
 	}
+	if m.notify == nil {
+		return mounts
+	}
+	i, name, _ := oci.BoundNotifySocket(m.cfg.Spec)
+	return append(mounts, agent.Mount{
+		Bind: true, Target: path.Join(mounts[i].Target, name), Flags: mounts[i].Flags,
+		Socket: m.standIn(m.notify, agent.DatagramSocket, func(c net.Conn) { m.relayDatagrams(c, m.notify) }),
+	})
+}
+
+// standIn has the guest make a socket in the place of s, whose connections or datagrams serve gets.
+func (m *monitor) standIn(s *sandbox.Socket, kind agent.SocketKind, serve func(net.Conn)) agent.Socket {
+	return agent.Socket{Kind: kind, Mode: s.Mode, UID: s.UID, GID: s.GID, Stream: m.guest.Serve(serve)}
 }
 
 // halfCloser is a connection of which one direction can end alone.

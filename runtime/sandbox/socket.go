@@ -34,14 +34,40 @@ func (t *Tree) Socket(i int) (*Socket, error) {
 	if t.Sources[i] == nil {
 		return nil, nil
 	}
+	return t.socket(t.Sources[i])
+}
+
+// SocketIn returns the socket of a name in the directory that is source i, nil if there is none. A link is none: whoever may write into
+// the directory could have it lead to any socket of the host.
+func (t *Tree) SocketIn(i int, name string) (*Socket, error) {
+	if t.Sources[i] == nil {
+		return nil, nil
+	}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	fd, err := unix.Openat2(int(t.Sources[i].Fd()), name, &how)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil, nil
+	} else if err != nil {
+		return nil, os.NewSyscallError("openat2", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	s, err := t.socket(f)
+	if s == nil || err != nil {
+		f.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (t *Tree) socket(f *os.File) (*Socket, error) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(int(t.Sources[i].Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
+	if err := unix.Fstatat(int(f.Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
 		return nil, os.NewSyscallError("fstatat", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, nil
 	}
-	s := &Socket{file: t.Sources[i], procSelfFD: t.ProcSelfFD, kind: unix.SOCK_STREAM, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}
+	s := &Socket{file: f, procSelfFD: t.ProcSelfFD, kind: unix.SOCK_STREAM, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}
 	return s, s.probe()
 }
 

@@ -30,6 +30,48 @@ func sources(t *testing.T, paths ...string) *Tree {
 	return tree
 }
 
+// TestSocketIn looks for a socket in a bound directory, into which a container may write.
+func TestSocketIn(t *testing.T) {
+	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "s")
+	for _, path := range []string{filepath.Join(dir, "s"), outside} {
+		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tree := sources(t, dir, filepath.Join(dir, "file"))
+	tree.Sources = append(tree.Sources, nil)
+	s, err := tree.SocketIn(0, "s")
+	if err != nil || s == nil || !s.Datagram() {
+		t.Fatalf("the socket: %+v, %v", s, err)
+	}
+	c, err := s.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	for _, name := range []string{"link", "file", "none"} {
+		if s, err := tree.SocketIn(0, name); s != nil || err != nil {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	if s, err := tree.SocketIn(0, "../"+filepath.Base(filepath.Dir(outside))+"/s"); s != nil {
+		t.Errorf("outside: %+v, %v", s, err)
+	}
+	for i := range tree.Sources[1:] {
+		if s, err := tree.SocketIn(i+1, "s"); s != nil || err != nil {
+			t.Errorf("source %d is no directory: %+v, %v", i+1, s, err)
+		}
+	}
+}
+
 func TestSocket(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
