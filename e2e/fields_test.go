@@ -24,7 +24,11 @@ import (
 const clientName = "/client"
 
 func TestMain(m *testing.M) {
-	if os.Args[0] != clientName {
+	switch os.Args[0] {
+	case clientName:
+	case "/init":
+		silentInit()
+	default:
 		os.Exit(m.Run())
 	}
 	work := func() error { return client(os.Args[1], os.Args[2]) }

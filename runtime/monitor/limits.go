@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/agent/host"
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/oci"
 )
@@ -44,6 +46,20 @@ func (m *monitor) pause() error {
 }
 
 func (m *monitor) resume() error {
+	if err := m.goOnWithLimits(); err != nil {
+		return err
+	}
+	// The guest's clocks went on; this corrects what a host that slept itself left behind.
+	err := m.guest.SetTime(time.Now().UnixNano())
+	if errors.Is(err, host.ErrSilent) {
+		m.log.Warn("the guest runs again, but its clock may be late", "error", err)
+		return nil
+	}
+	return err
+}
+
+// goOnWithLimits ends a pause, and has the guest keep what an update has changed meanwhile.
+func (m *monitor) goOnWithLimits() error {
 	m.limits.mu.Lock()
 	defer m.limits.mu.Unlock()
 	if !m.paused.Swap(false) {
@@ -56,8 +72,7 @@ func (m *monitor) resume() error {
 			m.log.Warn("a limit that was changed during the pause is not in force", "error", err)
 		}
 	}
-	// The guest's clocks went on; this corrects what a host that slept itself left behind.
-	return m.guest.SetTime(time.Now().UnixNano())
+	return nil
 }
 
 // update has the guest keep new limits, or only makes room for them, and returns what is to bound this process.

@@ -17,6 +17,13 @@ import (
 // ErrClosed reports that the guest, or the stream to it, is gone.
 var ErrClosed = errors.New("the guest is gone")
 
+// ErrSilent reports that the guest has not answered within answerTime. It may carry the request out later.
+var ErrSilent = fmt.Errorf("the guest did not answer within %v: it is busy or broken: govmm-run kill ID KILL ends it in any case", answerTime)
+
+// answerTime is how long the guest may take for what is not the container's own work, such as a list of its processes or new limits:
+// milliseconds mostly, and this where everything is emulated and busy.
+const answerTime = 30 * time.Second
+
 // headerTime is how long a stream may take to say what it is.
 const headerTime = 10 * time.Second
 
@@ -37,7 +44,8 @@ type Client struct {
 	control  net.Conn
 	listener net.Listener
 
-	sendMu sync.Mutex
+	sending  chan struct{} // has room for the one who sends
+	patience time.Duration // answerTime
 
 	mu      sync.Mutex
 	lastID  uint32 // of requests
@@ -72,7 +80,7 @@ func Accept(ctx context.Context, l net.Listener) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		control: conn, listener: l,
+		control: conn, listener: l, sending: make(chan struct{}, 1), patience: answerTime,
 		replies: map[uint32]chan *agent.Reply{}, streams: map[uint32]chan net.Conn{},
 		served: map[uint32]func(net.Conn){}, relayed: make(chan struct{}, maxServed),
 		exits: map[processKey]*exit{}, low: make(chan struct{}, 1), done: make(chan struct{}),
@@ -317,38 +325,88 @@ func (c *Client) DropStream(id uint32) {
 	delete(c.streams, id)
 }
 
-// call sends a request and waits for its reply.
-func (c *Client) call(m agent.Message) (*agent.Reply, error) {
-	ch := make(chan *agent.Reply, 1)
-	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
-		return nil, c.err
-	}
-	c.lastID++
-	id := c.lastID
-	c.replies[id] = ch
-	c.mu.Unlock()
+// call sends a request and waits for its reply, which may take as long as the container's own work does.
+func (c *Client) call(m agent.Message) (*agent.Reply, error) { return c.callUntil(m, nil) }
 
-	c.sendMu.Lock()
-	err := agent.Write(c.control, id, m)
-	c.sendMu.Unlock()
-	if err != nil && !errors.Is(err, agent.ErrTooLarge) {
-		err = fmt.Errorf("%w: %w", ErrClosed, err)
-	}
+// ask is call for what is soon done: with a guest that does not answer, or does not even read, it ends with ErrSilent.
+func (c *Client) ask(m agent.Message) (*agent.Reply, error) {
+	timer := time.NewTimer(c.patience)
+	defer timer.Stop()
+	return c.callUntil(m, timer.C)
+}
+
+func (c *Client) callUntil(m agent.Message, late <-chan time.Time) (*agent.Reply, error) {
+	id, reply, err := c.expect()
 	if err != nil {
-		c.mu.Lock()
-		delete(c.replies, id)
-		c.mu.Unlock()
+		return nil, err
+	}
+	if err := c.send(id, m, late); err != nil {
+		c.dismiss(id)
 		return nil, err
 	}
 	select {
-	case r := <-ch:
+	case r := <-reply:
 		if r.Code != agent.OK {
 			return r, &agent.Error{Code: r.Code, Text: r.Text}
 		}
 		return r, nil
+	case <-late:
+		c.dismiss(id)
+		return nil, ErrSilent
 	case <-c.done:
 		return nil, c.err
 	}
+}
+
+// expect makes a request id, and the channel that receives its reply.
+func (c *Client) expect() (id uint32, reply <-chan *agent.Reply, err error) {
+	ch := make(chan *agent.Reply, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, nil, c.err
+	}
+	c.lastID++
+	c.replies[c.lastID] = ch
+	return c.lastID, ch, nil
+}
+
+// dismiss has a reply that still comes be dropped.
+func (c *Client) dismiss(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.replies, id)
+}
+
+// send writes a request, and waits for a guest that reads no longer than until late.
+func (c *Client) send(id uint32, m agent.Message, late <-chan time.Time) error {
+	select {
+	case c.sending <- struct{}{}:
+	case <-late:
+		return ErrSilent
+	case <-c.done:
+		return c.err
+	}
+	if late == nil {
+		return c.write(id, m)
+	}
+	// Half of a message cannot be taken back: whoever began to write goes on alone, and keeps others from it.
+	written := make(chan error, 1)
+	go func() { written <- c.write(id, m) }()
+	select {
+	case err := <-written:
+		return err
+	case <-late:
+		return ErrSilent
+	}
+}
+
+// write writes for whoever has the turn to send, and gives it back.
+func (c *Client) write(id uint32, m agent.Message) error {
+	defer func() { <-c.sending }()
+	err := agent.Write(c.control, id, m)
+	if err != nil && !errors.Is(err, agent.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return err
 }

@@ -171,6 +171,67 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestSilence has a guest that does not answer, and one that does not even read.
+func TestSilence(t *testing.T) {
+	c, g := pair(t)
+	c.patience = 50 * time.Millisecond
+	ids := make(chan uint32, 10)
+	go func() {
+		for {
+			id, _, err := agent.Read(g.control, agent.Host)
+			if err != nil {
+				return
+			}
+			ids <- id
+		}
+	}()
+	for name, ask := range map[string]func() error{
+		"update":   func() error { return c.Update(&agent.Update{ID: "c"}) },
+		"signal":   func() error { return c.Signal(&agent.Signal{ID: "c"}) },
+		"resize":   func() error { return c.Resize(&agent.Resize{ID: "c"}) },
+		"set time": func() error { return c.SetTime(1) },
+		"ps":       func() error { _, err := c.Processes("c"); return err },
+		"stats":    func() error { _, err := c.Stats("c"); return err },
+	} {
+		if err := ask(); !errors.Is(err, ErrSilent) {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = agent.Write(g.control, <-ids, &agent.Reply{}) // nobody waits for it any more
+	}
+	started := make(chan error, 1)
+	go func() { started <- c.Start("c") }()
+	start := <-ids
+	time.Sleep(4 * c.patience)
+	_ = agent.Write(g.control, start, &agent.Reply{})
+	if err := <-started; err != nil {
+		t.Errorf("a start that takes long: %v", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.replies) != 0 {
+		t.Errorf("%d replies are waited for", len(c.replies))
+	}
+}
+
+func TestDeafness(t *testing.T) {
+	c, _ := pair(t)
+	c.patience = 50 * time.Millisecond
+	big := strings.Repeat("x", agent.MaxMessage/2)
+	// The first to find the guest's buffer full goes on writing; the others wait for their turn.
+	for range 20 {
+		if err := c.Signal(&agent.Signal{ID: big}); !errors.Is(err, ErrSilent) {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Signal(&agent.Signal{ID: "c"}); !errors.Is(err, ErrSilent) {
+		t.Error(err)
+	}
+	go func() { time.Sleep(4 * c.patience); c.Close() }()
+	if err := c.Sync(); !errors.Is(err, ErrClosed) {
+		t.Errorf("a request that may take long, of a client that is closed: %v", err)
+	}
+}
+
 func TestExited(t *testing.T) {
 	c, g := pair(t)
 	before := c.Exited("c", "before")

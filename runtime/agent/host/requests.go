@@ -7,6 +7,12 @@ func (c *Client) do(m agent.Message) error {
 	return err
 }
 
+// soon is do for what takes the guest no time.
+func (c *Client) soon(m agent.Message) error {
+	_, err := c.ask(m)
+	return err
+}
+
 // Configure sets the guest's clock, entropy and name.
 func (c *Client) Configure(m *agent.Configure) error { return c.do(m) }
 
@@ -20,10 +26,10 @@ func (c *Client) Start(id string) error { return c.do(&agent.StartContainer{ID: 
 func (c *Client) Exec(m *agent.Exec) error { return c.do(m) }
 
 // Signal signals one process of a container, or all.
-func (c *Client) Signal(m *agent.Signal) error { return c.do(m) }
+func (c *Client) Signal(m *agent.Signal) error { return c.soon(m) }
 
 // Resize sets a terminal's size.
-func (c *Client) Resize(m *agent.Resize) error { return c.do(m) }
+func (c *Client) Resize(m *agent.Resize) error { return c.soon(m) }
 
 // Plug has the guest look for devices that have come.
 func (c *Client) Plug() error { return c.do(&agent.Plug{}) }
@@ -53,14 +59,14 @@ func (c *Client) Listen(m *agent.Listen) (uint16, error) {
 }
 
 // SetTime steps the guest's clock to the host's, in nanoseconds since the epoch.
-func (c *Client) SetTime(realtime int64) error { return c.do(&agent.SetTime{RealtimeNS: realtime}) }
+func (c *Client) SetTime(realtime int64) error { return c.soon(&agent.SetTime{RealtimeNS: realtime}) }
 
 // Update changes a container's limits.
-func (c *Client) Update(m *agent.Update) error { return c.do(m) }
+func (c *Client) Update(m *agent.Update) error { return c.soon(m) }
 
 // Processes lists a container's processes.
 func (c *Client) Processes(id string) ([]agent.ProcessInfo, error) {
-	r, err := c.call(&agent.ListProcesses{ID: id})
+	r, err := c.ask(&agent.ListProcesses{ID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +75,7 @@ func (c *Client) Processes(id string) ([]agent.ProcessInfo, error) {
 
 // Stats returns the files of a container's cgroup that tell what it uses.
 func (c *Client) Stats(id string) ([]agent.File, error) {
-	r, err := c.call(&agent.Stats{ID: id})
+	r, err := c.ask(&agent.Stats{ID: id})
 	if err != nil {
 		return nil, err
 	}
