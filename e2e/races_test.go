@@ -133,7 +133,9 @@ func TestHalfDone(t *testing.T) {
 	r.run("create", "--bundle", r.sh("echo begun >/tmp/begun; "+forever), id).want(t, 0, "", "")
 	state = filepath.Join(r.root, id, "state.json")
 	edit(`"started":false`, `"started":true`)
+	r.run("state", id).want(t, 0, `"status": "created"`, "")
 	r.run("start", id).want(t, 0, "", "")
+	r.run("state", id).want(t, 0, `"status": "running"`, "")
 	r.run("start", id).want(t, 1, "", "cannot start an already running container")
 	r.run("exec", id, "/bin/sh", "-c", "until cat /tmp/begun; do sleep 0.1; done").want(t, 0, "begun\n", "")
 

@@ -122,6 +122,29 @@ func TestStatus(t *testing.T) {
 		}
 		status(step.want)
 	}
+	// A start that records and does not come to do it.
+	c.State.Started, c.State.Paused = true, false
+	if err := c.Save(); err != nil {
+		t.Fatal(err)
+	}
+	held, err := c.Hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status(Created)
+	for _, step := range []struct {
+		do   func(*os.File) error
+		want Status
+	}{{Release, Running}, {HoldAgain, Created}, {(*os.File).Close, Running}} {
+		if err := step.do(held); err != nil {
+			t.Fatal(err)
+		}
+		status(step.want)
+	}
+	c.State.Paused = true
+	if err := c.Save(); err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

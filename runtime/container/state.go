@@ -121,10 +121,43 @@ func (c *Container) Status() Status {
 		return Stopped
 	case s.Paused:
 		return Paused
-	case !s.Started:
+	case !s.Started || c.held():
 		return Created
 	}
 	return Running
+}
+
+// heldFile is locked while the container's process is held back, as runc's exec.fifo is there: a start that was killed may have recorded
+// what it did not do any more.
+const heldFile = "held"
+
+// Hold holds the container's process back: the lock of the file that it returns lasts until Release, or the end of the last process that
+// has the file.
+func (c *Container) Hold() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(c.dir, heldFile), os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := HoldAgain(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Release says that the process is held back no more.
+func Release(held *os.File) error { return os.NewSyscallError("flock", flock(held, unix.LOCK_UN)) }
+
+// HoldAgain takes Release back.
+func HoldAgain(held *os.File) error { return os.NewSyscallError("flock", flock(held, unix.LOCK_EX)) }
+
+func (c *Container) held() bool {
+	f, err := os.Open(filepath.Join(c.dir, heldFile))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(flock(f, unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // Abandoned says whether the create of the container died before it had a monitor to record.

@@ -176,7 +176,12 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 		return err
 	}
 	defer listener.Close()
-	sync, err := c.fork(listener)
+	held, err := c.Hold()
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	sync, err := c.fork(listener, held)
 	if err != nil {
 		return err
 	}
@@ -232,7 +237,7 @@ func startError(err error) error {
 }
 
 // fork starts the monitor in its own namespaces and its cgroup, with our standard streams.
-func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
+func (c *created) fork(listener *net.UnixListener, held *os.File) (*control.Conn, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -263,7 +268,7 @@ func (c *created) fork(listener *net.UnixListener) (*control.Conn, error) {
 		c.monitor, err = os.StartProcess("/proc/self/exe", c.spec.Process.Args, &os.ProcAttr{
 			Dir:   "/",
 			Env:   c.monitorEnv(),
-			Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket},
+			Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket, held},
 			Sys:   attr,
 		})
 		return err

@@ -87,11 +87,7 @@ func (r *Runtime) start(id string) (ready *readiness, err error) {
 		case container.Stopped:
 			return ErrHasStopped
 		case container.Running:
-			// A start that was killed may have recorded what it did not do any more: the monitor knows.
-			if _, err := call(c, control.Request{Op: control.OpStart}); err != nil {
-				return ErrAlreadyRunning
-			}
-			return r.poststart(c)
+			return ErrAlreadyRunning
 		default:
 			return fmt.Errorf("cannot start a container in the %s state", s)
 		}
@@ -101,7 +97,9 @@ func (r *Runtime) start(id string) (ready *readiness, err error) {
 		if err := c.Save(); err != nil {
 			return err
 		}
-		if _, err := call(c, control.Request{Op: control.OpStart}); err != nil {
+		if _, err := call(c, control.Request{Op: control.OpStart}); errors.Is(err, ErrAlreadyRunning) {
+			return err // a start that was killed meanwhile has come through
+		} else if err != nil {
 			c.State.Started = false
 			_ = c.Save()
 			if errors.Is(notRunning(c, err), ErrNotRunning) {

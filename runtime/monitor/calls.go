@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/agent"
+	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
 	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/terminal"
@@ -116,14 +117,24 @@ func (m *monitor) carryOut(r *control.Request, reply *control.Reply) error {
 
 // start lets the container's process go.
 func (m *monitor) start() error {
+	// A start that was killed may not be done when the next one comes.
+	m.starting.Lock()
+	defer m.starting.Unlock()
 	if m.started.Load() {
 		return control.ErrAlreadyRunning
 	}
 	if err := m.connect(); err != nil {
 		return err
 	}
+	// Before the process runs: one that ends at once must not be seen as created.
+	if err := container.Release(m.held); err != nil {
+		return err
+	}
 	err := m.guest.Start(m.cfg.ID)
 	m.started.Store(err == nil)
+	if err != nil {
+		_ = container.HoldAgain(m.held)
+	}
 	m.phases.end(phaseStart)
 	return err
 }

@@ -21,6 +21,7 @@ const comm = "govmm-monitor"
 const (
 	SyncFD   = 3 // a control connection to the create that forks it
 	ListenFD = 4 // the bound control socket
+	HeldFD   = 5 // what Container.Hold returned
 )
 
 // Config is the first message on the sync connection. The spec is checked already and its paths are absolute.

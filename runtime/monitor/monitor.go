@@ -43,6 +43,8 @@ type monitor struct {
 	phases   *phases
 	sync     *control.Conn
 	listener *net.UnixListener
+	held     *os.File   // locked until start lets the container's process go
+	starting sync.Mutex // of one start after the other
 
 	tree    *sandbox.Tree
 	tun     *os.File          // the node of TAPs, nil where there is none
@@ -82,7 +84,8 @@ func Main() int {
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(comm), 0)
 	unix.Umask(0o022) // of the mount points that are made in the container's root, whatever the caller's is
-	m := &monitor{sync: sync, last: &lastWords{}, ended: make(chan error, 1), signals: make(chan os.Signal, 64), hooksRun: make(chan struct{}), goOn: make(chan struct{})}
+	unix.CloseOnExec(HeldFD)
+	m := &monitor{sync: sync, held: os.NewFile(HeldFD, "held"), last: &lastWords{}, ended: make(chan error, 1), signals: make(chan os.Signal, 64), hooksRun: make(chan struct{}), goOn: make(chan struct{})}
 	if err := m.create(); err != nil {
 		_ = sync.Send(control.Reply{Error: err.Error()})
 		return 1
