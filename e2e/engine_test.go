@@ -184,6 +184,7 @@ func compareSteps(t *testing.T, reference, ours *engine, steps []step) {
 			if got[i].err != nil {
 				t.Fatalf("%s\n%v", s.script, got[i].err)
 			}
+			t.Logf("%s", got[i].text) // a step that fails under both would go unnoticed
 			if s.differs != "" {
 				if !regexp.MustCompile(s.want).MatchString(got[i].text) {
 					t.Errorf("%s\n%swant a match of %q (under runc %s; %s)", s.script, got[i].text, s.want, s.differs, want[i].text)

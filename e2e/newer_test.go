@@ -8,7 +8,7 @@ import (
 	"github.com/govmm/govmm/testhost/need"
 )
 
-// The engines that are newer than Debian's do the same steps, the short forms, with a runc of their time beside govmm-run.
+// The engines that are newer than Debian's do the same steps with a runc of their time beside govmm-run.
 // scripts/engines has testhost/engines build them.
 
 // needNewer skips the test but in scripts/engines, and puts the newer engines before Debian's.
