@@ -164,6 +164,7 @@ var (
 // normalize takes out what differs by chance: ids, times, directories, and the runtime's name.
 func (e *engine) normalize(s string) string {
 	s = strings.ReplaceAll(s, e.dir, "DIR")
+	s = strings.ReplaceAll(s, "^@", "") // script's own end of input, which the terminal echoes until it is raw
 	s = clock.ReplaceAllString(s, "time=")
 	s = hexID.ReplaceAllString(s, "ID")
 	s = race.ReplaceAllString(stage.ReplaceAllString(s, "$1"), "")
