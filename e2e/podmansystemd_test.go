@@ -54,7 +54,7 @@ health unhealthy; timer; podman exec $c touch /tmp/ok; health healthy`},
 	{name: "service that says when it is ready", script: `systemd-run --quiet --unit $c --property Type=notify --property NotifyAccess=all podman --runtime $RUNTIME run -d --name $c --cgroups no-conmon \
 	--sdnotify container -v /opt/client:/client bb sh -c 'sleep 2; echo ready; echo READY=1 | /client unixgram $NOTIFY_SOCKET; exec sleep 1000'; echo $?
 podman logs $c; active $c.service active; [ "$(systemctl show -P MainPID $c.service)" = "$(podman inspect $c --format '{{.State.ConmonPid}}')" ] && echo conmon
-podman rm -f -t 0 $c >/dev/null; wait_for active $c.service inactive && echo gone`},
+podman rm -f -t 0 $c >/dev/null; wait_for active $c.service failed && systemctl show -P ExecMainStatus $c.service`},
 }
 
 // TestPodmanSystemd has a real systemd keep podman's scopes and start its health checks.
@@ -87,7 +87,8 @@ func podmanUnderSystemd(t *testing.T, steps []step) {
 	var engines []*engine
 	for _, runtime := range []string{"runc", "govmm-run"} {
 		e := &engine{runtime: runtime, dir: dir, prelude: podmanSystemdPrelude}
-		e.enter = append(s.enter(), "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--working-directory="+s.dir, "--setenv=RUNTIME="+runtime)
+		// KillMode: conmon is in the cgroup of whoever called podman, and outlives a step.
+		e.enter = append(s.enter(), "systemd-run", "--property=KillMode=process", "--quiet", "--pipe", "--wait", "--collect", "--working-directory="+s.dir, "--setenv=RUNTIME="+runtime)
 		engines = append(engines, e)
 	}
 	if out, err := engines[0].run("podman import bb.tar bb"); err != nil || !hexID.MatchString(out) {
