@@ -18,7 +18,7 @@ const connectTime = 15 * time.Second
 func (c *Client) Connect(to netip.AddrPort) (net.Conn, error) {
 	id := c.NewStream()
 	defer c.DropStream(id)
-	if err := c.do(&agent.Connect{Address: string(to.Addr().AsSlice()), Port: to.Port(), Stream: id}); err != nil {
+	if err := c.soon(&agent.Connect{Address: string(to.Addr().AsSlice()), Port: to.Port(), Stream: id}); err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(connectTime)
