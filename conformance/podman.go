@@ -5,13 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
 // podmanSystem are podman's own tests, those that need no network and are about the runtime.
 var podmanSystem = &suite{
 	name:    "podman-system",
-	version: "4.3.1",
+	version: "4.3.1-2",
 	about:   "podman's system tests, from Debian's source package: the files about the runtime, without a network, on an image of Debian's busybox in place of the Alpine that podman's CI downloads.",
 	prepare: preparePodman,
 	units: func(files string) ([]string, error) {
@@ -21,7 +22,7 @@ var podmanSystem = &suite{
 	run: func(w *workplace, unit string) ([]Assertion, string, error) {
 		return runBats(w, w.path(podmanTests), unit, podmanEnv(w)...)
 	},
-	packages: append([][2]string{{"podman", "podman"}, {"conmon", "conmon"}, {"socat", "socat"}}, batsPackages...),
+	packages: append([][2]string{{"podman", "podman"}, {"conmon", "conmon"}, {"socat", "socat"}, {"buildah", "buildah"}, {"catatonit", "catatonit"}}, batsPackages...),
 }
 
 const (
@@ -45,6 +46,9 @@ func preparePodman(dir string) error {
 	if err := busyboxRoot(root); err != nil {
 		return err
 	}
+	if err := likeAlpine(root); err != nil {
+		return err
+	}
 	home := filepath.Join(root, "home/podman")
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return err
@@ -63,6 +67,37 @@ func preparePodman(dir string) error {
 	}
 	return pack(root, filepath.Join(dir, "testimage.tar"))
 }
+
+// likeAlpine adds what the tests look for in an Alpine and Debian's busybox does not bring.
+func likeAlpine(root string) error {
+	if err := os.Mkdir(filepath.Join(root, "srv"), 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink("/proc/mounts", filepath.Join(root, "etc/mtab")); err != nil {
+		return err
+	}
+	// A script would not do: its shell has an environment of its own.
+	path, err := exec.LookPath("printenv")
+	if err != nil {
+		return err
+	}
+	libs, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		return fmt.Errorf("ldd %s: %w", path, err)
+	}
+	for _, lib := range sharedObject.FindAllString(string(libs), -1) {
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(lib)), 0o755); err != nil {
+			return err
+		}
+		if err := copyFile(lib, filepath.Join(root, lib)); err != nil {
+			return err
+		}
+	}
+	return copyFile(path, filepath.Join(root, "bin/printenv"))
+}
+
+// sharedObject is a path that ldd names.
+var sharedObject = regexp.MustCompile(`/\S+`)
 
 const podmanConf = `[engine]
 cgroup_manager="cgroupfs"
