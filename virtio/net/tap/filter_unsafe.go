@@ -25,7 +25,7 @@ func (t *TAP) SetFilter(f net.Filter) error {
 	if f.AllMulticast {
 		binary.NativeEndian.PutUint16(p, filterAllMulticast)
 	}
-	return control(t.queues[0].file, func(fd int) error {
+	return control(t.queues[0].File(), func(fd int) error {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETTXFILTER, uintptr(unsafe.Pointer(&p[0])))
 		if errno != 0 {
 			return os.NewSyscallError("TUNSETTXFILTER", errno)

@@ -106,7 +106,7 @@ func (t *TAP) probe() uint64 {
 }
 
 func (t *TAP) setOffload(tun int) error {
-	return control(t.queues[0].file, func(fd int) error {
+	return control(t.queues[0].File(), func(fd int) error {
 		return os.NewSyscallError("TUNSETOFFLOAD", unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tun))
 	})
 }
@@ -143,7 +143,7 @@ func (t *TAP) setQueue(i int, flag uint16) error {
 		return err
 	}
 	ifr.SetUint16(flag)
-	return control(t.queues[i].file, func(fd int) error {
+	return control(t.queues[i].File(), func(fd int) error {
 		return os.NewSyscallError("TUNSETQUEUE", unix.IoctlIfreq(fd, unix.TUNSETQUEUE, ifr))
 	})
 }

@@ -7,12 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/virtio/net"
+	"github.com/govmm/govmm/virtio/net/frames"
 )
 
 // Node is the device that TAPs are made of.
@@ -34,7 +33,7 @@ type Config struct {
 type TAP struct {
 	name     string
 	features uint64
-	queues   []*queue
+	queues   []*frames.Queue
 	attached int // the first ones
 }
 
@@ -87,14 +86,15 @@ func closeAll(files []*os.File) {
 // attachAll makes a queue of each file, and takes all but the first one out of use.
 func (t *TAP) attachAll(files []*os.File) error {
 	for _, f := range files {
-		q := &queue{}
-		err := control(f, func(fd int) error {
+		var q *frames.Queue
+		err := control(f, func(fd int) (err error) {
 			if err := t.attach(fd, len(files) > 1); err != nil {
 				return err
 			}
 			// A descriptor of our own, new to Go's poller: on one that belonged to no interface yet when it was registered,
 			// epoll waits for ever.
-			return q.dup(fd)
+			q, err = frames.New(fd, Node)
+			return err
 		})
 		if err != nil {
 			return err
@@ -116,7 +116,7 @@ func (t *TAP) Name() string { return t.name }
 func (t *TAP) Close() error {
 	var all []error
 	for _, q := range t.queues {
-		all = append(all, q.file.Close())
+		all = append(all, q.Close())
 	}
 	return errors.Join(all...)
 }
@@ -129,149 +129,15 @@ func (t *TAP) Pairs() int { return len(t.queues) }
 
 // Receive implements net.Link.
 func (t *TAP) Receive(ctx context.Context, pair int, buffers [][]byte, idle func()) (int, error) {
-	return t.queues[pair].receive(ctx, buffers, idle)
+	return t.queues[pair].Receive(ctx, buffers, idle)
 }
 
 // Send implements net.Link. The kernel takes a frame at once, or not at all.
 func (t *TAP) Send(_ context.Context, pair int, buffers [][]byte) error {
-	return t.queues[pair].send(buffers)
+	return t.queues[pair].Send(buffers)
 }
 
-// queue is one descriptor of the interface.
-type queue struct {
-	file *os.File
-	in   vector // of the one who receives
-	out  vector // of the one who sends
-
-	rx struct {
-		conn func(fd uintptr) bool // kept, so that none is made for each frame
-		n    int
-		err  error
-		idle func()
-	}
-	tx struct {
-		conn func(fd uintptr)
-		err  error
-	}
-	raw syscall.RawConn
-	// waiting is what ends a wait of the receiver's: the end of its context.
-	waiting *interruption
-}
-
-// dup fills q with a duplicate of fd.
-func (q *queue) dup(fd int) error {
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("fcntl", err)
-	}
-	if err := unix.SetNonblock(own, true); err != nil {
-		_ = unix.Close(own)
-		return os.NewSyscallError("fcntl", err)
-	}
-	q.file = os.NewFile(uintptr(own), Node)
-	q.rx.conn, q.tx.conn = q.tryRead, q.tryWrite
-	q.raw, err = q.file.SyscallConn()
-	return err
-}
-
-// tryRead reads a frame, or says that there is none and the poller must wait for one.
-func (q *queue) tryRead(fd uintptr) bool {
-	for {
-		q.rx.n, q.rx.err = q.in.read(fd)
-		switch {
-		case errors.Is(q.rx.err, unix.EINTR):
-			continue
-		case errors.Is(q.rx.err, unix.EAGAIN):
-			q.rx.idle()
-			return false
-		}
-		return true
-	}
-}
-
-func (q *queue) tryWrite(fd uintptr) {
-	for {
-		q.tx.err = q.out.write(fd)
-		if !errors.Is(q.tx.err, unix.EINTR) {
-			return
-		}
-	}
-}
-
-func (q *queue) receive(ctx context.Context, buffers [][]byte, idle func()) (int, error) {
-	if q.waiting == nil || q.waiting.ctx != ctx {
-		if err := q.watch(ctx); err != nil {
-			return 0, err
-		}
-	}
-	q.in.set(buffers)
-	q.rx.idle, q.rx.err = idle, nil
-	err := q.raw.Read(q.rx.conn)
-	q.in.clear()
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return 0, ctx.Err()
-	case err != nil: // the file is closed: the poller has no other error
-		return 0, fmt.Errorf("%w (%v)", net.ErrClosed, err)
-	case q.rx.err != nil:
-		return 0, closedOr(os.NewSyscallError("readv", q.rx.err))
-	}
-	return q.rx.n, nil
-}
-
-func (q *queue) send(buffers [][]byte) error {
-	q.out.set(buffers)
-	err := q.raw.Control(q.tx.conn)
-	q.out.clear()
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w (%v)", net.ErrClosed, err)
-	case errors.Is(q.tx.err, unix.EINVAL) || errors.Is(q.tx.err, unix.EMSGSIZE):
-		return net.ErrBadFrame
-	case q.tx.err != nil:
-		return closedOr(os.NewSyscallError("writev", q.tx.err))
-	}
-	return nil
-}
-
-// closedOr recognises a queue or an interface that is not there any more.
-func closedOr(err error) error {
-	if errors.Is(err, unix.EBADFD) {
-		return fmt.Errorf("%w (%v)", net.ErrClosed, err)
-	}
-	return err
-}
-
-// interruption lets the end of a context end a wait in the poller.
-type interruption struct {
-	ctx   context.Context
-	stop  func() bool
-	ended chan struct{} // closed after the deadline was set
-}
-
-// past is a deadline that is over.
-var past = time.Unix(1, 0)
-
-// watch has the end of ctx end reads from now on, and no longer that of the context before. It is kept from frame to
-// frame.
-func (q *queue) watch(ctx context.Context) error {
-	if w := q.waiting; w != nil {
-		q.waiting = nil
-		if !w.stop() {
-			<-w.ended
-		}
-		if err := q.file.SetReadDeadline(time.Time{}); err != nil {
-			return fmt.Errorf("%w (%v)", net.ErrClosed, err)
-		}
-	}
-	w := &interruption{ctx: ctx, ended: make(chan struct{})}
-	w.stop = context.AfterFunc(ctx, func() {
-		_ = q.file.SetReadDeadline(past)
-		close(w.ended)
-	})
-	q.waiting = w
-	return nil
-}
+var _ net.Link = (*TAP)(nil)
 
 // control calls f with the descriptor and returns its error, or that of a closed file.
 func control(file *os.File, f func(fd int) error) error {

@@ -215,7 +215,7 @@ func TestFiles(t *testing.T) {
 	receives(t, ns, tap)
 	// A descriptor of an interface that is there.
 	var again *os.File
-	if err := control(tap.queues[0].file, func(fd int) error {
+	if err := control(tap.queues[0].File(), func(fd int) error {
 		own, err := unix.Dup(fd)
 		again = os.NewFile(uintptr(own), "tap")
 		return err

@@ -1,15 +1,16 @@
-package tap
+package frames
 
 import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/govmm/govmm/virtio/net"
 )
 
 // vector is a reused list of buffers for one system call: unix.Readv makes one for each call.
-type vector struct{ iovs []unix.Iovec }
+type vector struct {
+	iovs    []unix.Iovec
+	message unix.Msghdr // of send
+}
 
 func (v *vector) set(buffers [][]byte) {
 	v.iovs = v.iovs[:0]
@@ -21,7 +22,10 @@ func (v *vector) set(buffers [][]byte) {
 }
 
 // clear forgets the buffers: guest memory may be unmapped when the list is used again.
-func (v *vector) clear() { clear(v.iovs) }
+func (v *vector) clear() {
+	clear(v.iovs)
+	v.message = unix.Msghdr{}
+}
 
 func (v *vector) base() uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(v.iovs))) }
 
@@ -40,4 +44,12 @@ func (v *vector) write(fd uintptr) error {
 	return nil
 }
 
-var _ net.Link = (*TAP)(nil)
+// send is write to a socket, whose other end may be gone: without a signal.
+func (v *vector) send(fd uintptr) error {
+	v.message = unix.Msghdr{Iov: unsafe.SliceData(v.iovs), Iovlen: uint64(len(v.iovs))}
+	_, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&v.message)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
