@@ -1,9 +1,11 @@
-// Package guestkernel finds the guest kernel and the initramfs that a govmm
-// binary carries behind its own ELF image, and writes them there.
+// Package guestkernel finds the guest kernel, the initramfs and the program of
+// user-mode networks that a govmm binary carries behind its own ELF image, and
+// writes them there.
 //
 // The layout of such a binary is
 //
-//	[ELF image] [zeros to 2 MiB] [vmlinux] [zeros to 4 KiB] [initramfs] [trailer]
+//	[ELF image] [zeros to 2 MiB] [vmlinux] [zeros to 4 KiB] [initramfs]
+//	[zeros to 4 KiB] [govmm-net] [trailer]
 //
 // The program loader ignores everything behind the last segment, so the file
 // stays one static program that can be copied anywhere. Finding the parts
@@ -26,7 +28,7 @@ var ErrNone = errors.New(`this binary was built without a guest kernel: build it
 // ErrCorrupt is wrapped by every error about a damaged trailer.
 var ErrCorrupt = errors.New("corrupt guest kernel trailer")
 
-// Assets are the kernel and the initramfs attached to a file. The readers read
+// Assets are what is attached to a file. The readers read
 // from the open file; their Outer method tells file and offset to a caller
 // that maps instead of reading.
 type Assets struct {
@@ -36,6 +38,9 @@ type Assets struct {
 	// Initrd is an uncompressed newc archive; it starts at a multiple of
 	// 4 KiB in the file.
 	Initrd *io.SectionReader
+	// Net is the program govmm-net, which is a process of its own where a
+	// guest has a user-mode network, and costs nothing where none has.
+	Net *io.SectionReader
 
 	file *os.File
 }
@@ -61,14 +66,15 @@ func OpenFile(path string) (*Assets, error) {
 	return &Assets{
 		Kernel: io.NewSectionReader(f, int64(t.kernelOff), int64(t.kernelSize)),
 		Initrd: io.NewSectionReader(f, int64(t.initrdOff), int64(t.initrdSize)),
+		Net:    io.NewSectionReader(f, int64(t.netOff), int64(t.netSize)),
 		file:   f,
 	}, nil
 }
 
-// File is the open file that holds both parts; it belongs to a.
+// File is the open file that holds all parts; it belongs to a.
 func (a *Assets) File() *os.File { return a.file }
 
-// Close closes the file under both readers.
+// Close closes the file under the readers.
 func (a *Assets) Close() error { return a.file.Close() }
 
 // Verify reads everything that is attached to the file at path and compares
@@ -87,7 +93,7 @@ func Verify(path string) error {
 		name string
 		r    io.Reader
 		want uint64
-	}{{"kernel", a.Kernel, t.kernelSum}, {"initramfs", a.Initrd, t.initrdSum}} {
+	}{{"kernel", a.Kernel, t.kernelSum}, {"initramfs", a.Initrd, t.initrdSum}, {"govmm-net", a.Net, t.netSum}} {
 		h := newSum()
 		if _, err := io.Copy(h, part.r); err != nil {
 			return fmt.Errorf("read the attached %s: %w", part.name, err)

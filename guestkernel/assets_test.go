@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// testFiles writes a program, a kernel and an initramfs of the given sizes and
+// testFiles writes a program, a kernel, an initramfs and another program of the given sizes and
 // returns their paths.
-func testFiles(t testing.TB, exeSize, kernelSize, initrdSize int) (exe, kernel, initrd string) {
+func testFiles(t testing.TB, exeSize, kernelSize, initrdSize int) (exe, kernel, initrd, net string) {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, head string, size int, mode os.FileMode) string {
@@ -23,7 +23,7 @@ func testFiles(t testing.TB, exeSize, kernelSize, initrdSize int) (exe, kernel, 
 		}
 		return path
 	}
-	return write("exe", elfMagic, exeSize, 0o750), write("vmlinux", elfMagic, kernelSize, 0o644), write("initrd", "070701", initrdSize, 0o644)
+	return write("exe", elfMagic, exeSize, 0o750), write("vmlinux", elfMagic, kernelSize, 0o644), write("initrd", "070701", initrdSize, 0o644), write("net", elfMagic, initrdSize+5, 0o755)
 }
 
 func read(t *testing.T, r io.Reader) []byte {
@@ -42,19 +42,19 @@ func TestAttachOpen(t *testing.T) {
 		{kernelAlign + 1, initrdAlign + 1, 6},
 		{3<<20 + 17, 5<<20 + 3, 1<<20 + 1},
 	} {
-		exe, kernel, initrd := testFiles(t, size.exe, size.kernel, size.initrd)
+		exe, kernel, initrd, net := testFiles(t, size.exe, size.kernel, size.initrd)
 		out := filepath.Join(t.TempDir(), "out")
-		if err := Attach(exe, out, kernel, initrd); err != nil {
+		if err := Attach(exe, out, kernel, initrd, net); err != nil {
 			t.Fatal(err)
 		}
-		checkAssets(t, out, exe, kernel, initrd)
+		checkAssets(t, out, exe, kernel, initrd, net)
 
 		// Again, over itself: the old assets must go, not pile up.
 		before, _ := os.Stat(out)
-		if err := Attach(out, out, kernel, initrd); err != nil {
+		if err := Attach(out, out, kernel, initrd, net); err != nil {
 			t.Fatal(err)
 		}
-		checkAssets(t, out, exe, kernel, initrd)
+		checkAssets(t, out, exe, kernel, initrd, net)
 		after, _ := os.Stat(out)
 		if before.Size() != after.Size() {
 			t.Errorf("attached twice: %d bytes, once: %d", after.Size(), before.Size())
@@ -63,7 +63,7 @@ func TestAttachOpen(t *testing.T) {
 }
 
 // checkAssets compares what is attached to out with the files it was made of.
-func checkAssets(t *testing.T, out, exe, kernel, initrd string) {
+func checkAssets(t *testing.T, out, exe, kernel, initrd, net string) {
 	t.Helper()
 	a, err := OpenFile(out)
 	if err != nil {
@@ -74,7 +74,7 @@ func checkAssets(t *testing.T, out, exe, kernel, initrd string) {
 		r     *io.SectionReader
 		path  string
 		align int64
-	}{{a.Kernel, kernel, kernelAlign}, {a.Initrd, initrd, initrdAlign}} {
+	}{{a.Kernel, kernel, kernelAlign}, {a.Initrd, initrd, initrdAlign}, {a.Net, net, netAlign}} {
 		want, err := os.ReadFile(part.path)
 		if err != nil {
 			t.Fatal(err)
@@ -104,18 +104,20 @@ func checkAssets(t *testing.T, out, exe, kernel, initrd string) {
 }
 
 func TestAttachRefuses(t *testing.T) {
-	exe, kernel, initrd := testFiles(t, 1000, 1000, 1000)
+	exe, kernel, initrd, net := testFiles(t, 1000, 1000, 1000)
 	missing := filepath.Join(t.TempDir(), "missing")
-	for _, args := range [][3]string{
-		{initrd, kernel, initrd}, // not a program
-		{exe, initrd, initrd},    // not a kernel
-		{exe, kernel, kernel},    // not an archive
-		{missing, kernel, initrd},
-		{exe, missing, initrd},
-		{exe, kernel, missing},
+	for _, args := range [][4]string{
+		{initrd, kernel, initrd, net}, // not a program
+		{exe, initrd, initrd, net},    // not a kernel
+		{exe, kernel, kernel, net},    // not an archive
+		{exe, kernel, initrd, initrd}, // not a program
+		{missing, kernel, initrd, net},
+		{exe, missing, initrd, net},
+		{exe, kernel, missing, net},
+		{exe, kernel, initrd, missing},
 	} {
 		dir := t.TempDir()
-		if err := Attach(args[0], filepath.Join(dir, "out"), args[1], args[2]); err == nil {
+		if err := Attach(args[0], filepath.Join(dir, "out"), args[1], args[2], args[3]); err == nil {
 			t.Errorf("Attach(%q): no error", args)
 		}
 		if left, _ := os.ReadDir(dir); len(left) > 0 {
@@ -125,7 +127,7 @@ func TestAttachRefuses(t *testing.T) {
 }
 
 func TestOpenWithout(t *testing.T) {
-	exe, _, _ := testFiles(t, 1000, 1000, 1000)
+	exe, _, _, _ := testFiles(t, 1000, 1000, 1000)
 	tiny := filepath.Join(t.TempDir(), "tiny")
 	if err := os.WriteFile(tiny, []byte(elfMagic), 0o755); err != nil {
 		t.Fatal(err)
@@ -144,9 +146,9 @@ func TestOpenWithout(t *testing.T) {
 // TestOpenDamaged cuts and flips: nothing but the undamaged file may open, and
 // a file that still ends in a trailer must be called corrupt, not bare.
 func TestOpenDamaged(t *testing.T) {
-	exe, kernel, initrd := testFiles(t, 1000, 1000, 1000)
+	exe, kernel, initrd, net := testFiles(t, 1000, 1000, 1000)
 	out := filepath.Join(t.TempDir(), "out")
-	if err := Attach(exe, out, kernel, initrd); err != nil {
+	if err := Attach(exe, out, kernel, initrd, net); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(out)
@@ -179,15 +181,16 @@ func TestOpenDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := Verify(out); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("Verify of a damaged initramfs: %v", err)
+		t.Errorf("Verify of a damaged program: %v", err)
 	}
 }
 
 // FuzzTrailer: a trailer that is accepted describes parts that lie inside the
 // file, in order, and encodes to the same bytes again.
 func FuzzTrailer(f *testing.F) {
-	good := trailer{exeSize: 1000, kernelOff: kernelAlign, kernelSize: 5000, initrdOff: kernelAlign + 8192, initrdSize: 77}
-	f.Add(good.encode(), int64(kernelAlign+8192+77+trailerSize), false)
+	good := trailer{exeSize: 1000, kernelOff: kernelAlign, kernelSize: 5000, initrdOff: kernelAlign + 8192, initrdSize: 77,
+		netOff: kernelAlign + 12288, netSize: 33}
+	f.Add(good.encode(), int64(kernelAlign+12288+33+trailerSize), false)
 	f.Add(good.encode(), int64(0), true)
 	f.Add([]byte(trailerMagic), int64(1<<40), true)
 	f.Fuzz(func(t *testing.T, b []byte, fileSize int64, seal bool) {
@@ -210,8 +213,9 @@ func FuzzTrailer(f *testing.F) {
 			return
 		}
 		size := uint64(fileSize)
-		ordered := tr.exeSize <= tr.kernelOff && tr.kernelOff+tr.kernelSize <= tr.initrdOff && tr.initrdOff+tr.initrdSize <= size
-		if !ordered || tr.kernelOff%kernelAlign != 0 || tr.initrdOff%initrdAlign != 0 {
+		ordered := tr.exeSize <= tr.kernelOff && tr.kernelOff+tr.kernelSize <= tr.initrdOff && tr.initrdOff+tr.initrdSize <= tr.netOff &&
+			tr.netOff+tr.netSize <= size
+		if !ordered || tr.kernelOff%kernelAlign != 0 || tr.initrdOff%initrdAlign != 0 || tr.netOff%netAlign != 0 {
 			t.Fatalf("accepted %+v for a file of %d bytes", tr, fileSize)
 		}
 		if !bytes.Equal(tr.encode(), b) {
@@ -221,9 +225,9 @@ func FuzzTrailer(f *testing.F) {
 }
 
 func BenchmarkOpen(b *testing.B) {
-	exe, kernel, initrd := testFiles(b, 1000, 1000, 1000)
+	exe, kernel, initrd, net := testFiles(b, 1000, 1000, 1000)
 	out := filepath.Join(b.TempDir(), "out")
-	if err := Attach(exe, out, kernel, initrd); err != nil {
+	if err := Attach(exe, out, kernel, initrd, net); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {

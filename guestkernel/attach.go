@@ -13,13 +13,13 @@ import (
 // that imports this package the initialisation of a dozen others.
 const elfMagic = "\x7fELF"
 
-// Attach writes to out the program exe with the kernel vmlinux and the
-// archive initrd behind it; all four are paths. Assets that exe already
+// Attach writes to out the program exe with the kernel vmlinux, the archive
+// initrd and the program net behind it; all five are paths. Assets that exe already
 // carries are replaced. The file appears under its name only when complete,
 // with the mode of exe; out may be exe itself.
 //
 // Do not strip the result: strip drops what no section describes.
-func Attach(exe, out, vmlinux, initrd string) error {
+func Attach(exe, out, vmlinux, initrd, net string) error {
 	program, err := openProgram(exe)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func Attach(exe, out, vmlinux, initrd string) error {
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
 
-	if err := writeAll(tmp, program, vmlinux, initrd); err != nil {
+	if err := writeAll(tmp, program, vmlinux, initrd, net); err != nil {
 		return fmt.Errorf("attach a guest kernel to %s: %w", exe, err)
 	}
 	if err := tmp.Chmod(program.mode); err != nil {
@@ -78,7 +78,7 @@ func openProgram(path string) (*program, error) {
 	return p, nil
 }
 
-func writeAll(out *os.File, p *program, vmlinux, initrd string) error {
+func writeAll(out *os.File, p *program, vmlinux, initrd, net string) error {
 	t := trailer{exeSize: uint64(p.size)}
 	if _, err := io.Copy(out, io.NewSectionReader(p.file, 0, p.size)); err != nil {
 		return err
@@ -88,6 +88,9 @@ func writeAll(out *os.File, p *program, vmlinux, initrd string) error {
 		return err
 	}
 	if t.initrdOff, t.initrdSize, t.initrdSum, err = appendFile(out, initrd, initrdAlign, checkInitrd); err != nil {
+		return err
+	}
+	if t.netOff, t.netSize, t.netSum, err = appendFile(out, net, netAlign, checkNet); err != nil {
 		return err
 	}
 	if _, err := out.Write(t.encode()); err != nil {
@@ -132,6 +135,13 @@ func appendFile(out *os.File, path string, align uint64, check func(path string,
 func checkKernel(path string, head []byte) error {
 	if !bytes.HasPrefix(head, []byte(elfMagic)) {
 		return fmt.Errorf("%s is not an ELF kernel (vmlinux)", path)
+	}
+	return nil
+}
+
+func checkNet(path string, head []byte) error {
+	if !bytes.HasPrefix(head, []byte(elfMagic)) {
+		return fmt.Errorf("%s is not an ELF program (govmm-net)", path)
 	}
 	return nil
 }

@@ -12,13 +12,14 @@ import (
 
 const (
 	trailerMagic   = "govmm-gk"
-	trailerVersion = 1
-	trailerSize    = 80
+	trailerVersion = 2
+	trailerSize    = 104
 
 	// kernelAlign lets a monitor map the kernel with huge pages, and keeps
 	// file offset and guest-physical address equal modulo 2 MiB.
 	kernelAlign = 2 << 20
 	initrdAlign = 4 << 10
+	netAlign    = 4 << 10
 )
 
 // A trailer is the last trailerSize bytes of a file with assets. All numbers
@@ -32,11 +33,16 @@ type trailer struct {
 	initrdSize uint64
 	kernelSum  uint64 // CRC-64/ECMA, for Verify
 	initrdSum  uint64
+	netOff     uint64
+	netSize    uint64
+	netSum     uint64
 }
 
 // fields lists the numbers in file order.
-func (t *trailer) fields() [7]*uint64 {
-	return [...]*uint64{&t.exeSize, &t.kernelOff, &t.kernelSize, &t.initrdOff, &t.initrdSize, &t.kernelSum, &t.initrdSum}
+func (t *trailer) fields() [10]*uint64 {
+	return [...]*uint64{
+		&t.exeSize, &t.kernelOff, &t.kernelSize, &t.initrdOff, &t.initrdSize, &t.kernelSum, &t.initrdSum, &t.netOff, &t.netSize, &t.netSum,
+	}
 }
 
 func (t *trailer) encode() []byte {
@@ -74,7 +80,7 @@ func decodeTrailer(b []byte, fileSize int64) (trailer, error) {
 
 // check refuses a trailer that does not describe a file of fileSize bytes.
 func (t *trailer) check(fileSize int64) error {
-	for _, f := range []uint64{t.exeSize, t.kernelOff, t.kernelSize, t.initrdOff, t.initrdSize} {
+	for _, f := range []uint64{t.exeSize, t.kernelOff, t.kernelSize, t.initrdOff, t.initrdSize, t.netOff, t.netSize} {
 		// Below this, no sum of two can overflow.
 		if f == 0 || f > math.MaxInt64/2 {
 			return fmt.Errorf("%w: impossible offset or size %#x", ErrCorrupt, f)
@@ -82,10 +88,11 @@ func (t *trailer) check(fileSize int64) error {
 	}
 	switch {
 	case t.kernelOff != alignUp(t.exeSize, kernelAlign),
-		t.initrdOff != alignUp(t.kernelOff+t.kernelSize, initrdAlign):
+		t.initrdOff != alignUp(t.kernelOff+t.kernelSize, initrdAlign),
+		t.netOff != alignUp(t.initrdOff+t.initrdSize, netAlign):
 		return fmt.Errorf("%w: parts out of place", ErrCorrupt)
-	case t.initrdOff+t.initrdSize+trailerSize != uint64(fileSize):
-		return fmt.Errorf("%w: file has %d bytes, want %d", ErrCorrupt, fileSize, t.initrdOff+t.initrdSize+trailerSize)
+	case t.netOff+t.netSize+trailerSize != uint64(fileSize):
+		return fmt.Errorf("%w: file has %d bytes, want %d", ErrCorrupt, fileSize, t.netOff+t.netSize+trailerSize)
 	}
 	return nil
 }
