@@ -19,15 +19,18 @@ import (
 	"github.com/govmm/govmm/testhost/need"
 )
 
-// initrd packs busybox and an init script for it, and returns the archive's path.
-func initrd(t *testing.T, script string) string {
+// initrd packs busybox and an init script for it, and this test under further names in /bin, and returns the archive's path.
+func initrd(t *testing.T, script string, selves ...string) string {
 	t.Helper()
 	root := filepath.Join(scratch(t), "root")
 	pack := exec.Command("sh", "-c", `set -e; mkdir -p proc sys dev tmp bin; cp "$0" bin/busybox; find . | cpio -o -H newc >../initrd`,
 		need.Program(t, "busybox", "busybox-static"))
 	pack.Dir = root
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(root, "bin"), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range selves {
+		copyTo(t, filepath.Join(root, "bin", name))
 	}
 	if err := os.WriteFile(filepath.Join(root, "init"), []byte("#!/bin/busybox sh\n"+script), 0o755); err != nil {
 		t.Fatal(err)

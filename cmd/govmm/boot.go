@@ -43,10 +43,15 @@ A network's TAP interface is used if it exists (ip tuntap add dev NAME mode tap 
 queues), and else made for the life of the VM. rate=N[:BURST] bounds the bytes that a disk, or each direction of a network,
 moves in a second, and ops=N[:BURST] the requests or frames; N may have a suffix K, M or G.
 
+The network user needs no privileges: what the guest does on it comes from a process beside this one. DHCP gives the guest
+10.0.2.15, gateway 10.0.2.2 and name server 10.0.2.3, and router advertisements fd00::/64. The host's loopback is out of reach.
+publish=[HOSTIP:]HOSTPORT:GUESTPORT[/udp] opens a port of the host's that leads to the guest's, and may be repeated.
+
 What the guest frees goes back to the host, if it has a driver for the balloon.`,
 		Example: `  govmm boot --kernel vmlinux --initrd initrd.cpio --cmdline console=ttyS0
   govmm boot --kernel /boot/vmlinuz --initrd /boot/initrd.img --disk root.img \
       --cpus 4 --memory 1G --cmdline "console=ttyS0 root=/dev/vda rw" --net tap=tap0
+  govmm boot --kernel vmlinux --initrd initrd.cpio --net user,publish=8080:80,publish=127.0.0.1:5353:53/udp
   govmm boot --kernel vmlinux --initrd initrd.cpio --fs src=$HOME/src,ro --vsock /tmp/vm.sock`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return f.run() },
@@ -59,7 +64,7 @@ What the guest frees goes back to the host, if it has a driver for the balloon.`
 	fs.StringVar(&f.maxMemory, "max-memory", "", "RAM up to which the guest grows when it needs it, by virtio-mem (default: it does not)")
 	fs.IntVar(&f.cpus, "cpus", 1, "number of virtual CPUs")
 	fs.StringArrayVar(&f.disks, "disk", nil, "raw image or block device, FILE[,ro][,rate=N][,ops=N]; may be repeated")
-	fs.StringArrayVar(&f.nets, "net", nil, "network, tap=NAME[,mac=ADDRESS][,queues=N][,rate=N][,ops=N]; may be repeated")
+	fs.StringArrayVar(&f.nets, "net", nil, "network, tap=NAME[,queues=N] or user[,publish=HOSTPORT:GUESTPORT]..., with [,mac=ADDRESS][,rate=N][,ops=N]; may be repeated")
 	fs.StringArrayVar(&f.shares, "fs", nil, "shared directory, TAG=DIR[,ro]; in the guest: mount -t virtiofs TAG /mnt; may be repeated")
 	fs.StringVar(&f.vsock, "vsock", "", "Unix socket of the vsock bridge: write \"CONNECT PORT\" to it; the guest's own calls go to PATH_PORT")
 	fs.StringVar(&f.firmware, "firmware", "auto", "what tells the kernel of CPUs and devices: mptable, acpi or auto (acpi for a bzImage)")

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/net"
 	"github.com/govmm/govmm/virtio/net/tap"
+	"github.com/govmm/govmm/virtio/net/user"
 	"github.com/govmm/govmm/virtio/ratelimit"
 	"github.com/govmm/govmm/vmm"
 )
@@ -25,6 +27,12 @@ func TestParseNet(t *testing.T) {
 		"tap=t%d,queues=4,mac=02:00:5e:10:00:01,rate=10M:1M,ops=1K": {
 			kind: "tap", name: "t%d", mac: some, queues: 4,
 			limit: ratelimit.Config{Bytes: ratelimit.Rate{PerSecond: 10 << 20, Burst: 1 << 20}, Operations: ratelimit.Rate{PerSecond: 1024}},
+		},
+		"user,publish=8080:80,mac=02:00:5e:10:00:01,publish=127.0.0.1:53:53/udp": {
+			kind: "user", mac: some, queues: 1, publish: []user.Publish{
+				{Protocol: "tcp", HostPort: 8080, GuestPort: 80},
+				{Protocol: "udp", Host: netip.MustParseAddr("127.0.0.1"), HostPort: 53, GuestPort: 53},
+			},
 		},
 	} {
 		if got, err := parseNet(arg); err != nil || !reflect.DeepEqual(got, want) {
@@ -39,6 +47,7 @@ func TestParseNet(t *testing.T) {
 	for arg, want := range map[string]string{
 		"tap=t,": "write tap=NAME", "tap=t,fast": "write tap=NAME", "tap=t,mac=x": "is not the Ethernet address", "tap=t,queues=0": "between 1 and 64",
 		"tap=t,queues=65": "between 1 and 64", "tap=t,queues=": "between 1 and 64", "tap=t,rate=": "is not a rate", "tap=t,ops=-1": "is not a rate",
+		"user,publish=80": "write publish=", "user,publish=0:80": "is not a port", "user,queues=2": "one pair", "tap=t,publish=80:80": "only a network of the kind user",
 	} {
 		if _, err := parseNet(arg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", arg, err, want)
@@ -100,7 +109,7 @@ func TestNetwork(t *testing.T) {
 	}
 	for arg, want := range map[string]string{
 		"tap=gv0": "another program uses", "tap=gv0,queues=2": "an interface with one queue", "tap": "write tap=NAME", "tap=": "write tap=NAME",
-		"": "write tap=NAME", "tup=x": "write tap=NAME", "tap=x,mac=01:00:00:00:00:00": "is not the Ethernet address",
+		"": "write tap=NAME", "tup=x": "write tap=NAME", "user=x": "write tap=NAME", "tap=x,mac=01:00:00:00:00:00": "is not the Ethernet address",
 	} {
 		if err := b.network(&cfg, arg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", arg, err, want)

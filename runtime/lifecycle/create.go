@@ -84,7 +84,6 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if unknown := oci.UnknownCapabilities(spec.Process); len(unknown) > 0 {
 		r.Log.Warn("ignoring unknown capabilities", "capabilities", unknown)
 	}
-	manager := oci.AddNotifySocket(spec, os.Getenv("NOTIFY_SOCKET"))
 	for _, what := range oci.Ignored(spec) {
 		r.Log.Debug("ignoring " + what)
 	}
@@ -92,6 +91,12 @@ func (r *Runtime) create(o CreateOptions) (*created, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := oci.AddResolvConf(spec, c.Dir()); err != nil {
+		r.undo(c)
+		c.Unlock()
+		return nil, err
+	}
+	manager := oci.AddNotifySocket(spec, os.Getenv("NOTIFY_SOCKET"))
 	made := &created{Container: c, spec: spec, joined: spaces, manager: manager}
 	c.State.Resources = spec.Linux.Resources
 	c.State.OCIVersion = spec.Version
@@ -259,6 +264,16 @@ func (c *created) fork(listener *net.UnixListener, held *os.File) (*control.Conn
 		defer f.Close()
 		attr.UseCgroupFD, attr.CgroupFD = true, int(f.Fd())
 	}
+	files := []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket, held}
+	if _, ok, _ := oci.UserNetwork(c.spec); ok {
+		here, err := os.Open("/proc/self/ns/net")
+		if err != nil {
+			ours.Close()
+			return nil, err
+		}
+		defer here.Close()
+		files = append(files, here) // as monitor.CallerFD
+	}
 	if err := sealDescriptors(); err != nil {
 		ours.Close()
 		return nil, err
@@ -268,7 +283,7 @@ func (c *created) fork(listener *net.UnixListener, held *os.File) (*control.Conn
 		c.monitor, err = os.StartProcess("/proc/self/exe", c.spec.Process.Args, &os.ProcAttr{
 			Dir:   "/",
 			Env:   c.monitorEnv(),
-			Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs, socket, held},
+			Files: files,
 			Sys:   attr,
 		})
 		return err

@@ -22,6 +22,7 @@ const (
 	SyncFD   = 3 // a control connection to the create that forks it
 	ListenFD = 4 // the bound control socket
 	HeldFD   = 5 // what Container.Hold returned
+	CallerFD = 6 // the caller\'s network namespace, for a container with a network in user mode
 )
 
 // Config is the first message on the sync connection. The spec is checked already and its paths are absolute.

@@ -104,7 +104,7 @@ func (m *monitor) bound(u *agent.Update) int64 {
 	if u.Resources.MemoryMax <= 0 {
 		return u.Resources.MemoryMax
 	}
-	return oci.Bound(m.vm.PluggedMemory())
+	return oci.Bound(m.cfg.Spec, m.vm.PluggedMemory())
 }
 
 // memoryMax is the limit that the guest was made for.

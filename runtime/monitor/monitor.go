@@ -26,6 +26,7 @@ import (
 	"github.com/govmm/govmm/runtime/terminal"
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/fs"
+	"github.com/govmm/govmm/virtio/net/user"
 	"github.com/govmm/govmm/virtio/vsock"
 	"github.com/govmm/govmm/vmm"
 )
@@ -48,6 +49,7 @@ type monitor struct {
 
 	tree    *sandbox.Tree
 	tun     *os.File          // the node of TAPs, nil where there is none
+	user    *user.Link        // the network in user mode, nil without
 	sockets []*sandbox.Socket // one a mount, nil where it is none
 	notify  *sandbox.Socket   // NOTIFY_SOCKET in a bound directory, nil where there is none
 	files   *hostfs.FS
@@ -141,6 +143,9 @@ func (m *monitor) create() error {
 	signal.Notify(m.signals, unix.SIGWINCH)
 	stdio, err := openStdio(cfg)
 	if err != nil {
+		return err
+	}
+	if err := m.startUserNetwork(); err != nil {
 		return err
 	}
 	if err := m.enterSandbox(); err != nil {

@@ -57,6 +57,9 @@ func (m *monitor) openTun(n int) ([]*os.File, error) {
 // connect gives the guest the interfaces of the container's network namespace, and lets it follow what becomes of them. Engines
 // put them there before start, some of them after create, and some while the container runs.
 func (m *monitor) connect() error {
+	if m.user != nil {
+		return m.giveUserNetwork()
+	}
 	w, err := network.Watch()
 	if err != nil {
 		return err

@@ -14,9 +14,10 @@ const (
 	AnnotationMemory    = "io.govmm.memory"    // guest RAM in bytes, or with a suffix K, M or G
 	AnnotationMaxMemory = "io.govmm.maxMemory" // up to how much RAM the guest gets when it needs it, likewise
 	AnnotationCPUs      = "io.govmm.cpus"      // number of virtual CPUs
+	AnnotationNetwork   = "io.govmm.network"   // user[,publish=HOSTPORT:GUESTPORT]...: a network without an engine
 )
 
-var annotations = []string{AnnotationMemory, AnnotationMaxMemory, AnnotationCPUs}
+var annotations = []string{AnnotationMemory, AnnotationMaxMemory, AnnotationCPUs, AnnotationNetwork}
 
 // Features describes this runtime (runtime-spec, features.md).
 func Features() *features.Features {

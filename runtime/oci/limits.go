@@ -71,6 +71,9 @@ func checkVM(spec *specs.Spec) error {
 	if _, err := CPUs(spec); err != nil {
 		return err
 	}
+	if _, _, err := UserNetwork(spec); err != nil {
+		return err
+	}
 	if spec.VM == nil {
 		return nil
 	}

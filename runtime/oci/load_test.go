@@ -233,6 +233,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"relative kernel", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{Path: "k"}} }, `vm.kernel.path: "k" is not an absolute path`},
 		{"missing initrd", func(s *specs.Spec) { s.VM = &specs.VM{Kernel: specs.VMKernel{InitRD: "/nope"}} }, "vm.kernel.initrd: stat /nope: no such file"},
 		{"annotation of ours", func(s *specs.Spec) { s.Annotations = map[string]string{"io.govmm.cpu": "1"} }, "annotation io.govmm.cpu is unknown"},
+		{"no network", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationNetwork: "bridge"} }, `annotation io.govmm.network: "bridge" is no network: write user`},
+		{"no port", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationNetwork: "user,publish=80"} }, "annotation io.govmm.network: publish=80: write publish="},
 		{"no CPUs", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationCPUs: "0"} }, `io.govmm.cpus: "0" is not a number between 1 and`},
 		{"0 CPUs in vm", func(s *specs.Spec) { s.VM = &specs.VM{HwConfig: &specs.HWConfig{VCPUs: new(uint32)}} }, "vm.hwConfig.vcpus: 0 is not between 1 and"},
 		{"memory too small", func(s *specs.Spec) { s.Annotations = map[string]string{AnnotationMemory: "1M"} }, "is too small: at least 64 MiB"},

@@ -104,6 +104,14 @@ func TestBounds(t *testing.T) {
 		if got, err := HostMemory(spec); err != nil || got != tt.want {
 			t.Errorf("limit %d: bound %d, %v, want %d", tt.limit, got, err, tt.want)
 		}
+		if tt.limit <= 0 {
+			continue
+		}
+		spec.Annotations = map[string]string{AnnotationNetwork: "user"}
+		if got, err := HostMemory(spec); err != nil || got != tt.want+networkOverhead {
+			t.Errorf("limit %d with a network: bound %d, %v", tt.limit, got, err)
+		}
+		spec.Annotations = nil
 	}
 	huge := int64(1) << 60
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &huge}

@@ -21,6 +21,8 @@ const (
 	// monitorOverhead is what the host allows a limited container's monitor beyond the guest's RAM: its heap, the streams
 	// and requests under way, and the page cache of the files that it serves, which the kernel takes back at need.
 	monitorOverhead = 64 << 20
+	// networkOverhead is what it allows the process of a network in user mode, with all that may be buffered of connections.
+	networkOverhead = 128 << 20
 	// MinMemory is the least RAM that the guest kernel and PID 1 start in.
 	MinMemory = 64 << 20
 
@@ -62,11 +64,16 @@ func HostMemory(spec *specs.Spec) (int64, error) {
 		return limit, nil
 	}
 	ram, err := Memory(spec)
-	return Bound(ram), err
+	return Bound(spec, ram), err
 }
 
 // Bound is the bound for a guest with so much RAM.
-func Bound(ram uint64) int64 { return int64(ram + monitorOverhead) }
+func Bound(spec *specs.Spec, ram uint64) int64 {
+	if _, ok, _ := UserNetwork(spec); ok {
+		ram += networkOverhead
+	}
+	return int64(ram + monitorOverhead)
+}
 
 // MaxMemory returns how much RAM the guest may be given while it runs, in bytes: what the annotation says, up to the host's. Without it,
 // it is enough for any memory limit that means something on this host, and 0 for a guest whose RAM the config says.
