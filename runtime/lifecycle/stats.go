@@ -14,6 +14,7 @@ import (
 
 	"github.com/govmm/govmm/runtime/container"
 	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/network"
 )
 
 // Event is a line of runc's events.
@@ -32,7 +33,7 @@ type Stats struct {
 	Blkio             BlkioStats             `json:"blkio"`
 	Hugetlb           map[string]HugetlbStat `json:"hugetlb"`
 	IntelRdt          struct{}               `json:"intel_rdt"`
-	NetworkInterfaces []struct{}             `json:"network_interfaces"`
+	NetworkInterfaces []NetworkInterface     `json:"network_interfaces"`
 
 	oomKills uint64
 }
@@ -101,6 +102,14 @@ type HugetlbStat struct {
 	Failcnt uint64 `json:"failcnt"`
 }
 
+// NetworkInterface is an interface of the container's network namespace, as the host counts it; runc's has no other names in JSON either.
+// runc shows those that it made itself, which is none.
+type NetworkInterface struct {
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
+}
+
 // Stats asks host and guest for what a container uses.
 func (r *Runtime) Stats(c *container.Container) (*Stats, error) {
 	reply, err := call(c, control.Request{Op: control.OpStats})
@@ -109,6 +118,9 @@ func (r *Runtime) Stats(c *container.Container) (*Stats, error) {
 	}
 	s := &Stats{Hugetlb: map[string]HugetlbStat{}}
 	s.addGuest(reply.Stats)
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", c.State.PID)); err == nil {
+		s.addNetwork(string(b))
+	}
 	if c.State.Cgroup == nil {
 		return s, s.addProcess(c.State.PID)
 	}
@@ -178,6 +190,22 @@ func (s *Stats) addGuest(files map[string]string) {
 	s.Pids.Current, s.Pids.Limit = number(files["pids.current"]), number(files["pids.max"])
 	if s.Pids.Limit == math.MaxUint64 {
 		s.Pids.Limit = 0 // as runc shows none
+	}
+}
+
+// addNetwork reads /proc/pid/net/dev: after two lines of headings a line for each interface, eight numbers of what it received and eight of what
+// it sent. The loopback is the guest's own, the TAPs are what its interfaces are connected by.
+func (s *Stats) addNetwork(text string) {
+	for line := range strings.Lines(text) {
+		name, numbers, ok := strings.Cut(line, ":")
+		name = strings.TrimSpace(name)
+		f := strings.Fields(numbers)
+		if !ok || len(f) < 12 || name == "lo" || network.IsTAP(name) {
+			continue
+		}
+		s.NetworkInterfaces = append(s.NetworkInterfaces, NetworkInterface{
+			name, number(f[0]), number(f[1]), number(f[2]), number(f[3]), number(f[8]), number(f[9]), number(f[10]), number(f[11]),
+		})
 	}
 }
 

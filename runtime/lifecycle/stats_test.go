@@ -22,6 +22,12 @@ func TestStatsForm(t *testing.T) {
 	host.BlkioStats.IoServicedRecursive = []cgroups.BlkioStatEntry{{Major: 8, Minor: 1, Op: "Read", Value: 7}}
 	host.HugetlbStats["2MB"] = cgroups.HugetlbStats{Usage: 1, Failcnt: 2}
 	s.addHost(host)
+	s.addNetwork(`Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:      10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0
+govmm0: 3412 41    0    0    0     0          0         0     7390      63    0    0    0     0       0          0
+  eth0: 7390 63 1 2    0     0          0         0     3412 41 3 4    0     0       0          0
+`)
 	b, err := json.Marshal(Event{Type: "stats", ID: "t1", Data: s})
 	const want = `{"type":"stats","id":"t1","data":{"cpu":{"usage":{"total":30,"percpu":[30],"kernel":10,"user":20},` +
 		`"throttling":{"throttledPeriods":1}},"cpuset":{"cpu_exclusive":0,"mem_hardwall":0,"mem_exclusive":0,"memory_migrate":0,` +
@@ -29,7 +35,8 @@ func TestStatsForm(t *testing.T) {
 		`"memory":{"cache":4096,"usage":{"limit":8192,"usage":5000,"max":6000,"failcnt":0},"swap":{"limit":8192,"usage":5010,"failcnt":0},` +
 		`"kernel":{"limit":0,"failcnt":0},"kernelTCP":{"limit":0,"failcnt":0},"raw":{"anon":1,"file":4096}},"pids":{"current":2,"limit":9},` +
 		`"blkio":{"ioServicedRecursive":[{"major":8,"minor":1,"op":"Read","value":7}]},"hugetlb":{"2MB":{"usage":1,"failcnt":2}},` +
-		`"intel_rdt":{},"network_interfaces":null}}`
+		`"intel_rdt":{},"network_interfaces":[{"Name":"eth0","RxBytes":7390,"RxPackets":63,"RxErrors":1,"RxDropped":2,` +
+		`"TxBytes":3412,"TxPackets":41,"TxErrors":3,"TxDropped":4}]}}`
 	if err != nil || string(b) != want {
 		t.Errorf("%v, got\n%s\nwant\n%s", err, b, want)
 	}

@@ -60,6 +60,12 @@ const TAPName = tapPrefix + "%d"
 
 const tapPrefix = "govmm"
 
+// IsTAP says whether an interface's name is one of TAPName's.
+func IsTAP(name string) bool {
+	number, ok := strings.CutPrefix(name, tapPrefix)
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
 // loopback is the index of lo in every network namespace.
 const loopback = 1
 
