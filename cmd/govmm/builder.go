@@ -113,7 +113,7 @@ func splitDisk(arg string) (path string, readOnly bool, limit ratelimit.Config, 
 	for {
 		i := strings.LastIndexByte(arg, ',')
 		option := arg[i+1:]
-		taken, err := limitOption(&limit, option)
+		taken, err := limit.Set(option)
 		switch {
 		case err != nil:
 			return "", false, limit, err
@@ -124,18 +124,6 @@ func splitDisk(arg string) (path string, readOnly bool, limit ratelimit.Config, 
 		}
 		arg = arg[:i]
 	}
-}
-
-// limitOption takes the options rate=N[:BURST] and ops=N[:BURST], and says whether it is one of them.
-func limitOption(limit *ratelimit.Config, option string) (bool, error) {
-	key, value, _ := strings.Cut(option, "=")
-	rate, ok := map[string]*ratelimit.Rate{"rate": &limit.Bytes, "ops": &limit.Operations}[key]
-	if !ok {
-		return false, nil
-	}
-	var err error
-	*rate, err = ratelimit.ParseRate(value)
-	return true, err
 }
 
 // maxDiskQueues bounds a disk's queues, of which more than a few bring nothing.

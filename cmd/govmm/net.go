@@ -70,7 +70,7 @@ func (o *netOptions) set(option string) (err error) {
 		}
 		return nil
 	}
-	taken, err := limitOption(&o.limit, option)
+	taken, err := o.limit.Set(option)
 	if err == nil && !taken {
 		return fmt.Errorf("%q: %w", option, errNetForm)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/govmm/govmm/virtio"
 	"github.com/govmm/govmm/virtio/blk"
 	"github.com/govmm/govmm/virtio/blk/rawfile"
+	"github.com/govmm/govmm/virtio/ratelimit"
 )
 
 // errNoDisk is a block device behind which there is nothing.
@@ -51,7 +52,13 @@ func (m *monitor) openDisk(d oci.Disk) (virtio.Device, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return blk.New(blk.Config{Storage: storage, ReadOnly: readOnly, Serial: d.Serial, BlockSize: storage.BlockSize(), Logger: m.log})
+	limit, err := oci.Limit(m.cfg.Spec, oci.AnnotationDiskLimit)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return blk.New(blk.Config{
+		Storage: storage, ReadOnly: readOnly, Serial: d.Serial, BlockSize: storage.BlockSize(), Limit: ratelimit.New(limit), Logger: m.log,
+	})
 }
 
 // openBlockDevice opens a device by its number, through a node of its own: the host's name for it may be any, or none.

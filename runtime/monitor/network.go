@@ -9,8 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/network"
+	"github.com/govmm/govmm/runtime/oci"
 	virtionet "github.com/govmm/govmm/virtio/net"
 	"github.com/govmm/govmm/virtio/net/tap"
+	"github.com/govmm/govmm/virtio/ratelimit"
 	"github.com/govmm/govmm/vmm"
 )
 
@@ -82,6 +84,10 @@ func (m *monitor) connect() error {
 
 // insertCard gives the guest a network device, whose frames go to and come from a new TAP.
 func (m *monitor) insertCard(i *network.Interface) (network.Card, error) {
+	limit, err := oci.Limit(m.cfg.Spec, oci.AnnotationNetworkLimit)
+	if err != nil {
+		return network.Card{}, err
+	}
 	files, err := m.openTun(min(m.vm.CPUs(), maxPairs))
 	if err != nil {
 		return network.Card{}, err
@@ -90,7 +96,10 @@ func (m *monitor) insertCard(i *network.Interface) (network.Card, error) {
 	if err != nil {
 		return network.Card{}, err
 	}
-	device, err := virtionet.New(virtionet.Config{Link: link, MAC: virtionet.MAC(i.MAC), MTU: uint16(min(i.MTU, 1<<16-1)), Logger: m.log})
+	device, err := virtionet.New(virtionet.Config{
+		Link: link, MAC: virtionet.MAC(i.MAC), MTU: uint16(min(i.MTU, 1<<16-1)),
+		LimitRX: ratelimit.New(limit), LimitTX: ratelimit.New(limit), Logger: m.log,
+	})
 	if err == nil {
 		err = m.vm.Attach(device)
 	}

@@ -15,9 +15,12 @@ const (
 	AnnotationMaxMemory = "io.govmm.maxMemory" // up to how much RAM the guest gets when it needs it, likewise
 	AnnotationCPUs      = "io.govmm.cpus"      // number of virtual CPUs
 	AnnotationNetwork   = "io.govmm.network"   // user[,publish=HOSTPORT:GUESTPORT]...: a network without an engine
+
+	AnnotationNetworkLimit = "io.govmm.networkLimit" // of each interface, in each direction: rate=N[:BURST],ops=N[:BURST]
+	AnnotationDiskLimit    = "io.govmm.diskLimit"    // of each of linux.devices that is a disk, likewise
 )
 
-var annotations = []string{AnnotationMemory, AnnotationMaxMemory, AnnotationCPUs, AnnotationNetwork}
+var annotations = []string{AnnotationMemory, AnnotationMaxMemory, AnnotationCPUs, AnnotationNetwork, AnnotationNetworkLimit, AnnotationDiskLimit}
 
 // Features describes this runtime (runtime-spec, features.md).
 func Features() *features.Features {

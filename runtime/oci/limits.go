@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/govmm/govmm/virtio/ratelimit"
 )
 
 // checkResources refuses values that no kernel takes, before anything is started.
@@ -55,6 +57,19 @@ func checkCPU(c *specs.LinuxCPU) error {
 	return nil
 }
 
+// Limit returns what one of the annotations for limits says, which limits nothing where it is not there.
+func Limit(spec *specs.Spec, annotation string) (ratelimit.Config, error) {
+	text, ok := spec.Annotations[annotation]
+	if !ok {
+		return ratelimit.Config{}, nil
+	}
+	c, err := ratelimit.Parse(text)
+	if err != nil {
+		return c, fmt.Errorf("annotation %s: %w", annotation, err)
+	}
+	return c, nil
+}
+
 // checkVM checks the size of the guest and what it is to be made of.
 func checkVM(spec *specs.Spec) error {
 	for key := range spec.Annotations {
@@ -73,6 +88,11 @@ func checkVM(spec *specs.Spec) error {
 	}
 	if _, _, err := UserNetwork(spec); err != nil {
 		return err
+	}
+	for _, key := range []string{AnnotationNetworkLimit, AnnotationDiskLimit} {
+		if _, err := Limit(spec, key); err != nil {
+			return err
+		}
 	}
 	if spec.VM == nil {
 		return nil

@@ -116,6 +116,32 @@ func (b *bucket) delay(now time.Time) time.Duration {
 	return time.Duration(min(max(d, float64(50*time.Microsecond)), float64(time.Hour)))
 }
 
+// Set takes one of the options rate=RATE[:BURST], for bytes, and ops=RATE[:BURST], and says whether it is one of them.
+func (c *Config) Set(option string) (bool, error) {
+	key, value, _ := strings.Cut(option, "=")
+	rate, ok := map[string]*Rate{"rate": &c.Bytes, "ops": &c.Operations}[key]
+	if !ok {
+		return false, nil
+	}
+	var err error
+	*rate, err = ParseRate(value)
+	return true, err
+}
+
+// Parse reads a limit that stands alone: the options of Set, separated by commas.
+func Parse(s string) (c Config, err error) {
+	for option := range strings.SplitSeq(s, ",") {
+		taken, err := c.Set(option)
+		switch {
+		case err != nil:
+			return Config{}, err
+		case !taken:
+			return Config{}, fmt.Errorf("%q is no limit: write rate=N for bytes and ops=N for operations each second, such as rate=10M,ops=1K", option)
+		}
+	}
+	return c, nil
+}
+
 // ParseRate reads RATE or RATE:BURST, numbers that may have a suffix K, M or G (powers of 1024).
 func ParseRate(s string) (Rate, error) {
 	rate, burst, both := strings.Cut(s, ":")

@@ -92,6 +92,26 @@ func TestParseRate(t *testing.T) {
 	}
 }
 
+func TestParse(t *testing.T) {
+	for in, want := range map[string]Config{
+		"rate=10M":         {Bytes: Rate{10 << 20, 0}},
+		"ops=5:7":          {Operations: Rate{5, 7}},
+		"ops=1K,rate=1G:2": {Rate{1 << 30, 2}, Rate{1024, 0}},
+		"":                 {},
+		"rate":             {},
+		"10M":              {},
+		"rate=1,":          {},
+		"rate=1,ops=x":     {},
+		"rate=1,queues=2":  {},
+		"rate=1, ops=1":    {},
+	} {
+		got, err := Parse(in)
+		if got != want || (err == nil) != (want != Config{}) {
+			t.Errorf("%q: %+v, %v, want %+v", in, got, err, want)
+		}
+	}
+}
+
 func TestContext(t *testing.T) {
 	l := New(Config{Operations: Rate{PerSecond: 1, Burst: 1}})
 	l.Charge(0)
