@@ -200,6 +200,9 @@ func (r *Runtime) launch(c *created, o CreateOptions) (err error) {
 	if err := c.joinCgroup(); err != nil {
 		return err
 	}
+	if err := c.moveDevices(); err != nil {
+		return err
+	}
 	unwatch := context.AfterFunc(ctx, func() { _ = c.monitor.Kill() })
 	defer unwatch()
 	err = c.converse(ctx, sync, &monitor.Config{

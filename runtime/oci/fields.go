@@ -60,6 +60,7 @@ var fields = map[string]decision{
 	"linux.readonlyPaths":     carried,
 	"linux.rootfsPropagation": carried,
 	"linux.seccomp":           carried,
+	"linux.netDevices":        carried,
 
 	"linux.seccomp.listenerPath":     refused,
 	"linux.seccomp.listenerMetadata": refused,

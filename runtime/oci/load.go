@@ -3,6 +3,7 @@
 package oci
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/specjson"
 )
@@ -208,6 +210,13 @@ func checkLinux(l *specs.Linux) error {
 			return fmt.Errorf("linux.sysctl: invalid key %q", key)
 		}
 	}
+	for name, device := range l.NetDevices {
+		for _, n := range []string{name, cmp.Or(device.Name, name)} {
+			if !validInterface(n) {
+				return fmt.Errorf("linux.netDevices: invalid network device name %q", n)
+			}
+		}
+	}
 	if propagations[l.RootfsPropagation] == 0 && l.RootfsPropagation != "" {
 		return fmt.Errorf("linux.rootfsPropagation: %q is not a propagation such as private", l.RootfsPropagation)
 	}
@@ -224,6 +233,11 @@ func checkLinux(l *specs.Linux) error {
 		return err
 	}
 	return checkResources(l.Resources)
+}
+
+// validInterface says whether the kernel takes a name for an interface (dev_valid_name).
+func validInterface(name string) bool {
+	return name != "" && len(name) < unix.IFNAMSIZ && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r\x00")
 }
 
 // ValidateProcess checks the process of an exec.

@@ -213,8 +213,17 @@ func TestLoadRefuses(t *testing.T) {
 			s.Linux.Resources.CPU = &specs.LinuxCPU{RealtimeRuntime: &limit}
 		}, "config field linux.resources.cpu.realtimeRuntime is not supported yet"},
 		{"network device", func(s *specs.Spec) {
-			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}}
-		}, "config field linux.netDevices is not supported yet"},
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth/1": {}}
+		}, `linux.netDevices: invalid network device name "eth/1"`},
+		{"network device's new name", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {Name: "sixteen-letters-"}}
+		}, `linux.netDevices: invalid network device name "sixteen-letters-"`},
+		{"limit", func(s *specs.Spec) {
+			s.Annotations = map[string]string{AnnotationNetworkLimit: "rate=10M,ops=lots"}
+		}, `annotation io.govmm.networkLimit: "lots" is not a rate`},
+		{"limit of nothing", func(s *specs.Spec) {
+			s.Annotations = map[string]string{AnnotationDiskLimit: "10M"}
+		}, `annotation io.govmm.diskLimit: "10M" is no limit: write rate=N`},
 		{"resctrl", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"} }, "config field linux.intelRdt is not supported yet"},
 		{"time offsets without a namespace", func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
