@@ -7,11 +7,14 @@ import (
 	"net/netip"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/govmm/govmm/guestkernel"
 	"github.com/govmm/govmm/runtime/network"
 	"github.com/govmm/govmm/runtime/oci"
 	virtionet "github.com/govmm/govmm/virtio/net"
 	"github.com/govmm/govmm/virtio/net/user"
+	"github.com/govmm/govmm/virtio/ratelimit"
 )
 
 // startUserNetwork starts the process of a network in user mode, if the container is to have one: in the caller's network namespace, which
@@ -21,6 +24,7 @@ func (m *monitor) startUserNetwork() error {
 	if err != nil || !ok {
 		return err
 	}
+	unix.CloseOnExec(CallerFD)
 	caller := os.NewFile(CallerFD, "network namespace")
 	defer caller.Close()
 	assets, err := guestkernel.Open()
@@ -47,7 +51,13 @@ func (m *monitor) giveUserNetwork() error {
 }
 
 func (m *monitor) insertUserCard(i *network.Interface) (network.Card, error) {
-	device, err := virtionet.New(virtionet.Config{Link: m.user, MAC: virtionet.MAC(i.MAC), MTU: user.MTU, Logger: m.log})
+	limit, err := oci.Limit(m.cfg.Spec, oci.AnnotationNetworkLimit)
+	if err != nil {
+		return network.Card{}, err
+	}
+	device, err := virtionet.New(virtionet.Config{
+		Link: m.user, MAC: virtionet.MAC(i.MAC), MTU: user.MTU, LimitRX: ratelimit.New(limit), LimitTX: ratelimit.New(limit), Logger: m.log,
+	})
 	if err == nil {
 		err = m.vm.Attach(device)
 	}
