@@ -149,7 +149,23 @@ func view(t *testing.T, s *state) []string {
 		}
 	}
 	slices.Sort(out)
-	return out
+	return append(out, "IPv4 routes to anywhere:"+fromAnywhere(s, names))
+}
+
+// fromAnywhere lists IPv4 default routes by their interfaces, in the order in which the kernel takes them.
+func fromAnywhere(s *state, names map[int32]string) string {
+	list := ""
+	for _, o := range s.Objects {
+		if o.kind != route || o.data[0] != unix.AF_INET || o.data[1] != 0 {
+			continue
+		}
+		for index, name := range names {
+			if _, ok := o.in(indices{index: 0}); ok {
+				list += " " + name
+			}
+		}
+	}
+	return list
 }
 
 // differences are those of the guest's network and the container's.
@@ -255,6 +271,9 @@ func TestManager(t *testing.T) {
 		hide(t, c, c.link(t, "far1").Index)
 		j := c.link(t, "eth1").Index
 		sync("a second interface", c.address(t, j, "10.2.0.2/24"), route4("10.8.0.0/16", "10.2.0.1", j))
+		first := func(r request) request { r.flags = netlink.Create; return r }
+		sync("a route that goes before one like it", first(route4("0.0.0.0/0", "10.2.0.1", j)))
+		sync("one that follows", negated(route4("0.0.0.0/0", "10.7.0.1", i)), route4("0.0.0.0/0", "10.7.0.1", i))
 		sync("names change places", up(i, 0), up(j, 0), rename(i, "x"), rename(j, "eth0"), rename(i, "eth1"), up(j, 1))
 		sync("one goes", request{unix.RTM_DELLINK, 0, ifInfo(i, 0, 0), "delete"})
 		sync("the other goes", request{unix.RTM_DELLINK, 0, ifInfo(j, 0, 0), "delete"})

@@ -157,12 +157,56 @@ func changes(from, to []object, where indices) (addresses, others []step) {
 			})
 		}
 	}
+	first := before(to, old)
 	for _, o := range to {
-		if data, ok := o.in(where); ok && !old[o] {
+		if data, ok := o.in(where); ok && !old[o] && !first[o] {
 			add(o, step{Request: encode(uint16(o.kind), o.flags(), data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
 		}
 	}
+	// The last of these becomes the first.
+	for _, o := range slices.Backward(to) {
+		if data, ok := o.in(where); ok && first[o] {
+			add(o, step{Request: encode(uint16(o.kind), netlink.Create, data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
+		}
+	}
 	return addresses, others
+}
+
+// before tells which new routes the kernel looks at before old ones: of several IPv4 routes to one destination with one metric it takes the
+// first, and a route goes before them all if it is not made to follow.
+func before(to []object, old map[object]bool) map[object]bool {
+	out, follow := map[object]bool{}, map[string]bool{}
+	for _, o := range slices.Backward(to) {
+		if o.kind != route || o.data[0] != unix.AF_INET {
+			continue
+		}
+		if place := o.place(); old[o] {
+			follow[place] = true
+		} else if follow[place] {
+			out[o] = true
+		}
+	}
+	return out
+}
+
+// place is what the kernel finds routes by: table, destination, type of service and metric.
+func (o object) place() string {
+	d, err := netlink.NewAttributeDecoder([]byte(o.data[rtMsgLen:]))
+	if err != nil {
+		return ""
+	}
+	var to, metric, table []byte
+	for d.Next() {
+		switch d.Type() {
+		case unix.RTA_DST:
+			to = slices.Clone(d.Bytes())
+		case unix.RTA_PRIORITY:
+			metric = slices.Clone(d.Bytes())
+		case unix.RTA_TABLE:
+			table = slices.Clone(d.Bytes())
+		}
+	}
+	return fmt.Sprintf("%x %x %x %x", o.data[:rtProtocol], to, metric, table)
 }
 
 // flags are those with which an object is made. Several routes may have one destination.
