@@ -121,6 +121,9 @@ type outcome struct {
 	taken time.Duration
 }
 
+// full says whether everything is to be run, be it for an hour.
+func full() bool { return os.Getenv("GOVMM_FULL") != "" }
+
 // chosen leaves out what is not for every day, or what GOVMM_STEPS does not match.
 func chosen(steps []step) []step {
 	if !need.Required(need.Newer) {
@@ -130,7 +133,7 @@ func chosen(steps []step) []step {
 		re := regexp.MustCompile(wanted)
 		return slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return !re.MatchString(s.name) })
 	}
-	if os.Getenv("GOVMM_FULL") != "" {
+	if full() {
 		return steps
 	}
 	return slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.full })
@@ -180,6 +183,11 @@ func compareSteps(t *testing.T, reference, ours *engine, steps []step) {
 	both.Go(func() { want = reference.runSteps(t, steps) })
 	both.Go(func() { got = ours.runSteps(t, steps) })
 	both.Wait()
+	compareOutcomes(t, steps, want, got)
+}
+
+func compareOutcomes(t *testing.T, steps []step, want, got []outcome) {
+	t.Helper()
 	for i, s := range steps {
 		t.Run(s.name, func(t *testing.T) {
 			if got[i].err != nil {

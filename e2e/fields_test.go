@@ -19,8 +19,8 @@ import (
 	"github.com/govmm/govmm/testhost/need"
 )
 
-// clientName has this test binary be what busybox has not, inside a container: a client of a Unix socket, and a holder of locks. Beside
-// one it is a service manager.
+// clientName has this test binary be what busybox has not, inside a container: a client of a Unix socket, a holder of locks, and both ends
+// of connections. Beside one it is a service manager.
 const clientName = "/client"
 
 func TestMain(m *testing.M) {
@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 		work = func() error { return ask(os.Args[2], os.Args[3], os.Args[4:]) }
 	case "answer":
 		work = func() error { return answer(os.Args[2], os.Args[3], os.Args[4]) }
+	}
+	if tool := networkTools[os.Args[1]]; tool != nil {
+		work = func() error { return tool(os.Args[2:]) }
 	}
 	if err := work(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

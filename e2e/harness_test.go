@@ -96,10 +96,12 @@ func (r *rt) runInput(in []byte, args ...string) result {
 	return finish(r.t, r.command(args...), in)
 }
 
-// limitOf is how long a call may take, on a busy machine and emulated: run as long as a whole suite, create and exec as a boot or
+// limitOf is how long a call may take, on a busy machine and emulated: a stream through a network as long as a thousand megabytes, run as long as a whole suite, create and exec as a boot or
 // a piece of work, all others a little.
 func limitOf(args []string) time.Duration {
 	switch {
+	case slices.Contains(args, clientName):
+		return 15 * time.Minute
 	case slices.Contains(args, "run"):
 		return 5 * time.Minute
 	case slices.Contains(args, "exec"), slices.Contains(args, "create"):
