@@ -136,14 +136,20 @@ func startContainerd(t *testing.T, conf, prelude string, more ...string) (refere
 // archive makes the image docker.io/library/bb in the form of docker save, which containerd and docker load.
 func archive(t *testing.T, dir string) string {
 	t.Helper()
-	layer, err := os.ReadFile(busyboxImage(t, dir))
+	return archiveOf(t, dir, "bb", busyboxImage(t, dir))
+}
+
+// archiveOf makes one of an image's only layer.
+func archiveOf(t *testing.T, dir, name, tarball string) string {
+	t.Helper()
+	layer, err := os.ReadFile(tarball)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := fmt.Sprintf(`{"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
 "rootfs": {"type": "layers", "diff_ids": ["sha256:%x"]}}`, sha256.Sum256(layer))
-	manifest := `[{"Config": "config.json", "RepoTags": ["docker.io/library/bb:latest"], "Layers": ["layer.tar"]}]`
-	path := filepath.Join(dir, "archive.tar")
+	manifest := fmt.Sprintf(`[{"Config": "config.json", "RepoTags": ["docker.io/library/%s:latest"], "Layers": ["layer.tar"]}]`, name)
+	path := filepath.Join(dir, name+"-archive.tar")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)

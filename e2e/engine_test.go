@@ -186,6 +186,14 @@ func compareSteps(t *testing.T, reference, ours *engine, steps []step) {
 	compareOutcomes(t, steps, want, got)
 }
 
+// compareInTurn runs them under one engine after the other: what they use there is only one of, ports of the host and its packet filter.
+func compareInTurn(t *testing.T, reference, ours *engine, steps []step) {
+	t.Helper()
+	steps = chosen(steps)
+	want := reference.runSteps(t, steps)
+	compareOutcomes(t, steps, want, ours.runSteps(t, steps))
+}
+
 func compareOutcomes(t *testing.T, steps []step, want, got []outcome) {
 	t.Helper()
 	for i, s := range steps {

@@ -13,7 +13,7 @@ var updateDoc = flag.Bool("update-doc", false, "write the engines' section of do
 // engineTables are the scenario tables, each of which runs under runc and under govmm-run.
 var engineTables = []struct {
 	name  string
-	newer bool // than Debian's: not in CI
+	newer bool // than Debian's, or long: not in CI
 	steps []step
 }{
 	{name: "podman 4.3", steps: podmanSteps},
@@ -24,6 +24,11 @@ var engineTables = []struct {
 	{name: "containerd 2.3 (ctr)", newer: true, steps: containerd2Steps},
 	{name: "containerd 2.3 (nerdctl 2.2)", newer: true, steps: nerdctlSteps},
 	{name: "podman 4.3 under systemd", newer: true, steps: podmanSystemdSteps},
+	{name: "networks of podman 4.3 (netavark)", steps: podmanNetworkSteps},
+	{name: "servers in them", newer: true, steps: podmanServicesSteps},
+	{name: "networks of docker 20.10 and 29", newer: true, steps: dockerNetworkSteps},
+	{name: "servers in those of docker 20.10", newer: true, steps: dockerServicesSteps},
+	{name: "networks of nerdctl 2.2 (CNI)", newer: true, steps: nerdctlNetworkSteps},
 }
 
 // engineSection is what docs/conformance.md says of the tables.
@@ -32,7 +37,8 @@ func engineSection() string {
 	b.WriteString("<!-- engines: written by go test ./e2e -run TestEngineSection -update-doc -->\n## Engines\n\n")
 	b.WriteString("Engines do the steps of a table with runc as their runtime and then with govmm-run, and what they print and return is compared: Debian's\n" +
 		"with Debian's runc 1.1, and newer ones, which `make engines` builds through the Go module proxy, with runc 1.5. In the tables are a pull from\n" +
-		"and a push to a registry of this machine's. Under systemd it is containers' scopes and the health checks that timers start.\n\n")
+		"and a push to a registry of this machine's. Under systemd it is containers' scopes and the health checks that timers start. The networks are those\n" +
+		"that netavark, dockerd and CNI's plugins make, and the servers Debian's nginx, redis and dnsmasq.\n\n")
 	b.WriteString("| engine | steps in `make engines` | of them in CI |\n| --- | --- | --- |\n")
 	for _, e := range engineTables {
 		ci := 0
@@ -70,11 +76,12 @@ func TestEngineSection(t *testing.T) {
 		t.Fatal("the engines' section of docs/conformance.md is not that of the tables: go test ./e2e -run TestEngineSection -update-doc")
 	}
 	const end = "<!-- end of engines -->\n"
+	before, after := strings.TrimRight(text, "\n")+"\n\n", ""
 	if begin := strings.Index(text, "<!-- engines:"); begin >= 0 {
-		rest := text[begin:]
-		text = text[:begin] + rest[strings.Index(rest, end)+len(end):]
+		_, after, _ = strings.Cut(text[begin:], end)
+		before = text[:begin]
 	}
-	if err := os.WriteFile(path, []byte(strings.TrimRight(text, "\n")+"\n\n"+want), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(before+want+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -49,6 +49,10 @@ var sources = []source{
 		set: []string{"github.com/moby/moby/v2/dockerversion.Version=29.9.2"},
 	},
 	{
+		// It holds the host's side of published ports.
+		module: "github.com/moby/moby/v2", version: "v2.0.0-beta.24", packages: []string{"cmd/docker-proxy"},
+	},
+	{
 		// The newest whose own requirements the module proxy has.
 		module: "github.com/docker/cli", version: "v29.9.2+incompatible", packages: []string{"cmd/docker"},
 		set: []string{"github.com/docker/cli/cli/version.Version=29.9.2"},

@@ -22,6 +22,7 @@ const (
 	Cgroup2      = "cgroup2"  // a writable cgroup v2 with the controllers memory and pids
 	Programs     = "programs" // what scripts/test installs, and scripts/engines for its own tests
 	Engines      = "engines"  // podman, containerd and docker, and the time that their tables take: CI and scripts/engines
+	Networks     = "networks" // what these engines make networks with, netavark, aardvark-dns and iptables: CI and scripts/engines
 	Lintian      = "lintian"  // Debian's judge of packages: scripts/engines
 	Newer        = "newer"    // what testhost/engines builds, from the Go module proxy and in minutes: scripts/engines
 	DirtyRing    = "dirty-ring"
