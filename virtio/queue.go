@@ -37,6 +37,7 @@ type Queue struct {
 	maxSize  uint16
 	features uint64
 	notify   func()
+	pending  func() bool // Pending, kept so that none is made for each notification
 
 	desc  []byte
 	avail guestmem.Ring
@@ -68,6 +69,7 @@ const (
 // served. notify is called for every used-buffer notification that the driver did not suppress.
 func NewQueue(mem *guestmem.Memory, cfg QueueConfig, maxSize uint16, features uint64, notify func()) (*Queue, error) {
 	q := &Queue{mem: mem, cfg: cfg, maxSize: maxSize, features: features, notify: notify}
+	q.pending = q.Pending
 	if err := q.mapRings(); err != nil {
 		return nil, err
 	}
@@ -149,6 +151,13 @@ func (q *Queue) askForKick() uint16 {
 	}
 	q.used.Store16(ringStart+usedElemSize*uint32(q.cfg.Size), q.nextAvail)
 	return q.avail16(ringIdx) - q.nextAvail
+}
+
+// Pending says whether the driver has made something available that was not popped; on a queue that was stopped, too.
+func (q *Queue) Pending() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stopped || q.avail16(ringIdx) != q.nextAvail
 }
 
 // Unpop takes back the latest Pop: the chain is available again, as if nobody had looked at it. Of several chains the last

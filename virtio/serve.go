@@ -23,10 +23,15 @@ func (m *MMIO) ServeQueue(ctx context.Context, i int, kick Kick) error {
 	stop := context.AfterFunc(ctx, kick.Poke)
 	defer stop()
 	for ctx.Err() == nil {
-		if err := m.Serve(ctx, i); err != nil {
+		q, err := m.serve(ctx, s, i)
+		if err != nil {
 			return err
 		}
-		if err := kick.Wait(); err != nil {
+		var pending func() bool
+		if q != nil && !q.Pending() { // all was taken: what comes now is to be seen in the ring
+			pending = q.pending
+		}
+		if err := kick.Wait(pending); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -52,23 +57,29 @@ func (m *MMIO) Serve(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
+	_, err = m.serve(ctx, s, i)
+	return err
+}
+
+// serve returns the queue that it has served, nil if there is none.
+func (m *MMIO) serve(ctx context.Context, s *slot, i int) (*Queue, error) {
 	s.run.Lock()
 	defer s.run.Unlock()
 	ctx, q := m.beginServe(ctx, s)
 	if q == nil {
-		return nil
+		return nil, nil
 	}
-	err = m.attached.Load().dev.Serve(ctx, i, q)
+	err := m.attached.Load().dev.Serve(ctx, i, q)
 	q.Notify()
 	if err != nil { // so that what follows is not allocated for every notification
 		if fault := (*guestmem.FaultError)(nil); errors.As(err, &fault) {
-			return err
+			return q, err
 		}
 		if ctx.Err() == nil {
 			m.fail(err, i)
 		}
 	}
-	return nil
+	return q, nil
 }
 
 // beginServe returns the queue and a context that a reset cancels too, or nil. The context is kept from call to call:
