@@ -36,8 +36,8 @@ conformance: build ## run SUITE (runtime-tools, runc-bats, check-config, podman-
 fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 	@GO=$(GO) scripts/fuzz $(FUZZTIME)
 
-bench: build ## count instructions and time from start to HELLO, beside QEMU, crun and runc
-	@$(GO) run ./bench
+bench: build ## count instructions and time from start to HELLO, or NET=1 what packets cost, beside QEMU, crun and runc
+	@$(GO) run ./bench $(if $(NET),-net)
 
 guestkernel: ## build the guest kernel from Debian's sources (cached by the hash of its inputs)
 	@$(GO) run ./guestkernel/build

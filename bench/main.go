@@ -1,4 +1,4 @@
-// bench measures how a container starts: instructions (the test host's clock under icount) and wall clock, side by side
+// bench measures how a container starts, or what its network costs: instructions (the test host's clock under icount) and wall clock, side by side
 // with the tools that do the same job, in one run. Both ends of every interval are named in the tables; the raw samples
 // are kept in build/bench. docs/benchmarks.md tells how to read them.
 package main
@@ -21,9 +21,22 @@ func main() {
 	flag.DurationVar(&patience, "patience", patience, "how long a run may take inside, by the test host's clock")
 	only := flag.String("only", "", "the subjects to measure, by name, separated by commas (default: all)")
 	show := flag.String("show", "", "print the tables of this earlier result and draw its timeline, measure nothing")
+	networks := flag.Bool("net", false, "measure networks instead of starts")
+	scale := flag.Int("scale", 1, "how much work each load of -net is")
+	server := flag.String("serve", "", "take part in loads of -net at this address")
+	load := flag.String("load", "", "be the client of this load of -net, -runs times, with the server at -connect")
+	connect := flag.String("connect", "", "where -load finds the server")
 	flag.Parse()
 	var err error
 	switch {
+	case *server != "":
+		err = serve(*server)
+	case *load != "":
+		err = runClient(os.Stdout, *load, *connect, *runs)
+	case *networks && *inside != "":
+		err = measureNet(*inside, *runs, *scale, *only)
+	case *networks:
+		err = benchNet(*runs, *wall, *only)
 	case *inside != "":
 		err = measure(*inside, *runs, *only)
 	case *show != "":
@@ -86,6 +99,9 @@ func showResult(path string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
+	}
+	if strings.HasPrefix(filepath.Base(path), "net-") {
+		return showNet(path, b)
 	}
 	var r Result
 	if err := json.Unmarshal(b, &r); err != nil {
