@@ -22,7 +22,7 @@ var podmanSystem = &suite{
 	run: func(w *workplace, unit string) ([]Assertion, string, error) {
 		return runBats(w, w.path(podmanTests), unit, podmanEnv(w)...)
 	},
-	packages: append([][2]string{{"podman", "podman"}, {"conmon", "conmon"}, {"socat", "socat"}, {"buildah", "buildah"}, {"catatonit", "catatonit"}}, batsPackages...),
+	packages: append([][2]string{{"podman", "podman"}, {"conmon", "conmon"}, {"socat", "socat"}, {"buildah", "buildah"}}, batsPackages...),
 }
 
 const (
