@@ -11,8 +11,8 @@ import (
 
 // batsTime is how long a file may take, testTime how long one test in it, where everything is emulated.
 const (
-	batsTime = 9 * time.Minute
-	testTime = 3 * time.Minute
+	batsTime = 15 * time.Minute
+	testTime = 6 * time.Minute
 )
 
 // batsPackages are what files for bats are run by.
