@@ -53,6 +53,7 @@ address = "%[1]s/c.sock"
 const ctrPrelude = `
 run() { ctr run --runc-binary "$BIN/$RUNTIME" "$@"; }
 img=docker.io/library/bb:latest
+cgroup="--mount type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid:noexec:nodev"
 stopped() { ctr t ls | grep "^$1 .*STOPPED"; }
 `
 
@@ -81,13 +82,13 @@ run --rm --mount type=bind,src=$PWD/v,dst=/v,options=rbind:ro $img r sh -c 'cat 
 	{name: "environment file", full: true, script: "printf 'A=b\nC=d\n' >env; run --rm --env-file env $img r sh -c 'echo $A $C'"},
 	{name: "attach", full: true, script: "run -d $img c sh -c 'while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 3'; (wait_for test -s attached; ctr t exec --exec-id e8 c touch /tmp/go) & echo >attached; ctr t attach c; echo $?; wait; ctr t rm c; ctr c rm c"},
 	{name: "pid file", full: true, script: "run -d --pid-file $PWD/pid $img c sleep 1000; [ $(cat pid) = $(ctr t ls | sed 1d | tr -s ' ' | cut -d' ' -f2) ] && echo the same; kill -9 $(cat pid); wait_for stopped c; ctr t rm c; echo $?; ctr c rm c"},
-	{name: "memory limit", full: true, script: "run --rm --memory-limit 67108864 $img r cat /sys/fs/cgroup/memory.max"},
+	{name: "memory limit", full: true, script: "run --rm --memory-limit 67108864 $cgroup $img r sh -c 'cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max'"},
 	{name: "seccomp", full: true, script: "run --rm --seccomp $img r grep ^Seccomp: /proc/self/status; run --rm $img r grep ^Seccomp: /proc/self/status"},
 	{name: "privileged", full: true, script: "run --rm --privileged $img r grep -E '^Cap(Eff|Bnd)' /proc/self/status"},
 	{name: "capabilities", full: true, script: "run --rm --cap-add CAP_SYS_TIME --cap-drop CAP_CHOWN $img r grep ^CapEff /proc/self/status"},
 	{name: "tmpfs", full: true, script: "run --rm --mount type=tmpfs,src=tmpfs,dst=/t,options=size=1m:mode=700 $img r sh -c 'stat -c %a /t; df -k /t | tail -1 | tr -s \" \" | cut -d\" \" -f2'"},
 	{name: "label and info", full: true, script: "run -d --label a=b $img c sleep 1000; ctr c info c | grep -c '\"a\": \"b\"'; ctr t rm -f c; ctr c rm c"},
-	{name: "update of limits", full: true, script: "run -d --memory-limit 67108864 $img c sleep 1000; ctr t exec --exec-id e9 c cat /sys/fs/cgroup/memory.max; ctr t rm -f c; ctr c rm c"},
+	{name: "memory limit of an exec", full: true, script: "run -d --memory-limit 67108864 $cgroup $img c sleep 1000; ctr t exec --exec-id e9 c sh -c 'cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max'; ctr t rm -f c; ctr c rm c"},
 	{name: "checkpoint", full: true, script: "run -d $img c sleep 1000; ctr t checkpoint c >/dev/null 2>&1; echo $?; ctr t ls | sed 1d | tr -s ' ' | cut -d' ' -f3; ctr t rm -f c; ctr c rm c"},
 	{name: "pull and push", newer: true, script: `ctr images pull --plain-http $REGISTRY/bb:1 >/dev/null; run --rm $REGISTRY/bb:1 r cat /etc/greeting
 ctr images tag $REGISTRY/bb:1 $REGISTRY/new:1 >/dev/null; ctr images push --plain-http $REGISTRY/new:1 >/dev/null; ctr images rm $REGISTRY/bb:1 $REGISTRY/new:1 >/dev/null

@@ -70,7 +70,7 @@ run --rm --security-opt seccomp=$PWD/s.json bb mkdir /tmp/a; run --rm --security
 	{name: "pull and push", newer: true, script: `nerdctl pull -q --insecure-registry $REGISTRY/bb:1 >/dev/null; run --name pp $REGISTRY/bb:1 sh -c 'cat /etc/greeting; echo pushed >/pushed'
 nerdctl commit pp $REGISTRY/new:1 >/dev/null; nerdctl push -q --insecure-registry $REGISTRY/new:1 >/dev/null; nerdctl rm pp >/dev/null; nerdctl rmi $REGISTRY/new:1 $REGISTRY/bb:1 >/dev/null
 run --rm --insecure-registry $REGISTRY/new:1 cat /pushed 2>/dev/null`},
-	{name: "prune", script: "nerdctl create --runtime $BIN/$RUNTIME --network none --name pp bb true >/dev/null; nerdctl container prune -f | grep -c ID; nerdctl ps -aq"},
+	{name: "prune", script: "nerdctl create --runtime $BIN/$RUNTIME --network none --name pp bb true >/dev/null; nerdctl container prune -f | grep -cE '^[0-9a-f]{12,64}$'; nerdctl ps -aq"},
 	{name: "volume rm", script: "nerdctl volume rm nn; nerdctl volume ls -q"},
 }
 
