@@ -12,11 +12,12 @@ import (
 )
 
 // TestRateLimits bounds what an interface and a disk of a container move, by their annotations, and takes the time.
+// Bounds are wide: bursts pass at once, and the last frame is paid for after it has passed.
 func TestRateLimits(t *testing.T) {
 	r := newRuntime(t)
 	needNetwork(t)
 	ns := newNetns(t, 10)
-	const size = 4 << 20
+	const size = 2 << 20
 	_, major, minor := loopDevice(t, filepath.Join(r.dir, "image"), size)
 	listener, err := net.Listen("tcp", "10.88.10.1:0")
 	if err != nil {
@@ -48,14 +49,14 @@ func TestRateLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		r.run("exec", id, "dd", "if=/dev/data", "of=/dev/null", "bs=64k").want(t, 0, "", "64+0 records in")
+		r.run("exec", id, "dd", "if=/dev/data", "of=/dev/null", "bs=64k").want(t, 0, "", "32+0 records in")
 		disk = time.Since(began)
 		r.run("delete", "--force", id).want(t, 0, "", "")
 		return send, receive, disk
 	}
 	send, receive, disk := timed(nil)
 	t.Logf("without limits: sent in %v, received in %v, read in %v", send, receive, disk)
-	limited := map[string]string{"io.govmm.networkLimit": "rate=512K:64K", "io.govmm.diskLimit": "rate=1M:64K,ops=100K"}
+	limited := map[string]string{"io.govmm.networkLimit": "rate=256K:64K", "io.govmm.diskLimit": "rate=512K:64K,ops=100K"}
 	slowSend, slowReceive, slowDisk := timed(limited)
 	t.Logf("with limits: sent in %v, received in %v, read in %v", slowSend, slowReceive, slowDisk)
 	for _, c := range []struct {
@@ -63,12 +64,12 @@ func TestRateLimits(t *testing.T) {
 		fast, slow  time.Duration
 		least, most time.Duration
 	}{
-		{"sent", send, slowSend, 7 * time.Second, 30 * time.Second},
-		{"received", receive, slowReceive, 7 * time.Second, 30 * time.Second},
-		{"read from a disk", disk, slowDisk, 3500 * time.Millisecond, 15 * time.Second},
+		{"sent", send, slowSend, 5 * time.Second, 30 * time.Second},
+		{"received", receive, slowReceive, 5 * time.Second, 30 * time.Second},
+		{"read from a disk", disk, slowDisk, 3 * time.Second, 15 * time.Second},
 	} {
 		if c.fast > c.least || c.slow < c.least || c.slow > c.most {
-			t.Errorf("4 MiB were %s in %v without a limit, in %v with one, which should be between %v and %v", c.what, c.fast, c.slow, c.least, c.most)
+			t.Errorf("2 MiB were %s in %v without a limit, in %v with one, which should be between %v and %v", c.what, c.fast, c.slow, c.least, c.most)
 		}
 	}
 	for name, bad := range map[string]string{"io.govmm.networkLimit": "rate=10X", "io.govmm.diskLimit": "iops=5"} {
