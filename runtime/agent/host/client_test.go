@@ -36,7 +36,8 @@ func pair(t *testing.T) (*Client, *guest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	// The guest's end stays until then, too: one that nobody refers to is closed by the garbage collector.
+	t.Cleanup(func() { c.Close(); g.control.Close() })
 	return c, g
 }
 
