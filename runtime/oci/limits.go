@@ -63,12 +63,15 @@ func Limit(spec *specs.Spec, annotation string) (ratelimit.Config, error) {
 	if !ok {
 		return ratelimit.Config{}, nil
 	}
-	c, err := ratelimit.Parse(text)
+	c, err := ratelimit.Parse(withCommas(text))
 	if err != nil {
 		return c, fmt.Errorf("annotation %s: %w", annotation, err)
 	}
 	return c, nil
 }
+
+// withCommas takes spaces for commas as well: podman 4 divides the value of --annotation at its commas.
+func withCommas(list string) string { return strings.Join(strings.Fields(list), ",") }
 
 // checkVM checks the size of the guest and what it is to be made of.
 func checkVM(spec *specs.Spec) error {

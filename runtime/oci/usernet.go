@@ -17,7 +17,7 @@ func UserNetwork(spec *specs.Spec) (publish []user.Publish, ok bool, err error) 
 	if !ok {
 		return nil, false, nil
 	}
-	if publish, err = user.ParseNetwork(text); err != nil {
+	if publish, err = user.ParseNetwork(withCommas(text)); err != nil {
 		return nil, false, fmt.Errorf("annotation %s: %w", AnnotationNetwork, err)
 	}
 	return publish, true, nil

@@ -43,3 +43,19 @@ func TestAddResolvConf(t *testing.T) {
 		}
 	}
 }
+
+// TestSpacesInAnnotations: an engine may divide what has commas.
+func TestSpacesInAnnotations(t *testing.T) {
+	spec := Example()
+	for _, text := range []string{"user,publish=8080:80,publish=53:53/udp", "user publish=8080:80 publish=53:53/udp", " user,  publish=8080:80 publish=53:53/udp "} {
+		spec.Annotations = map[string]string{AnnotationNetwork: text}
+		publish, ok, err := UserNetwork(spec)
+		if want := strings.Contains(text, ",  "); (err != nil) != want || !want && (!ok || len(publish) != 2 || publish[1].Protocol != "udp") {
+			t.Errorf("%q: %v, %v, %v", text, publish, ok, err)
+		}
+	}
+	spec.Annotations = map[string]string{AnnotationDiskLimit: "rate=10M ops=1K"}
+	if c, err := Limit(spec, AnnotationDiskLimit); err != nil || c.Bytes.PerSecond != 10<<20 || c.Operations.PerSecond != 1024 {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
