@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -52,6 +53,9 @@ func (m *Manager) relay() error {
 		return nil
 	}
 	sockets, err := m.cfg.Relay.Sockets()
+	if errors.Is(err, os.ErrNotExist) { // a host without IPv4
+		return nil
+	}
 	if err != nil || !listens(sockets, Resolver) {
 		return err
 	}
