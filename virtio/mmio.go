@@ -66,8 +66,7 @@ const (
 type MMIOConfig struct {
 	// Name names the device in log lines.
 	Name string
-	// Interrupt raises the device's interrupt: one edge, such as a write to an irqfd. It does not block and may be
-	// called from any goroutine.
+	// Interrupt raises the device's interrupt, by one edge. It does not block and may be called from any goroutine.
 	Interrupt func()
 	// Logger gets what the driver does wrong, rate-limited. nil discards.
 	Logger *slog.Logger
@@ -227,9 +226,11 @@ func (m *MMIO) configChanged() {
 
 func (m *MMIO) usedNotification() { m.raise(InterruptUsed) }
 
+// raise tells the driver of an event, unless it has not yet acknowledged an earlier one of this kind: it looks for events after it has.
 func (m *MMIO) raise(bit uint32) {
-	m.interrupt.Or(bit)
-	m.cfg.Interrupt()
+	if m.interrupt.Or(bit)&bit == 0 {
+		m.cfg.Interrupt()
+	}
 }
 
 // complain logs what the driver did wrong, now and then.

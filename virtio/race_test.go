@@ -128,3 +128,48 @@ func TestNoLostInterrupt(t *testing.T) {
 	stop.Store(1)
 	<-done
 }
+
+// TestNoLostEvent: the driver acknowledges the interrupt, looks for what it tells of and sleeps, while the device, which has something new,
+// looks whether the last interrupt has been acknowledged.
+func TestNoLostEvent(t *testing.T) {
+	e := newEcho()
+	d := virtiotest.New(t, e, virtiotest.Options{Manual: true})
+	var events, seen, stop atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := int64(1); stop.Load() == 0; i++ {
+			events.Store(i)
+			e.transport.ConfigChanged()
+			for range i % 64 { // so that the driver is somewhere else each time
+				seen.Load()
+			}
+			if i%2 == 0 { // two events: the second may find the first one's interrupt pending, acknowledged or neither
+				for spin := 1; seen.Load() < i && stop.Load() == 0; spin++ {
+					if spin%1000 == 0 {
+						runtime.Gosched()
+					}
+				}
+			}
+		}
+	}()
+	var handled int64
+	for seen.Load() < 40_000 {
+		start := time.Now()
+		for spin := 1; d.Interrupts() == handled; spin++ { // asleep
+			if spin%1000 != 0 {
+				continue
+			}
+			runtime.Gosched()
+			if time.Since(start) > virtiotest.Timeout {
+				stop.Store(1)
+				t.Fatalf("event %d was not told of, %d was the last seen", events.Load(), seen.Load())
+			}
+		}
+		handled = d.Interrupts()
+		d.Ack()
+		seen.Store(events.Load())
+	}
+	stop.Store(1)
+	<-done
+}

@@ -3,11 +3,8 @@ package vmm
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/boot"
 	"github.com/govmm/govmm/devices"
@@ -22,7 +19,6 @@ type slot struct {
 	base  guestmem.Addr
 	gsi   uint32
 	mmio  *virtio.MMIO
-	irq   *os.File // eventfd that raises gsi
 	kicks []*eventkick.Kick
 	// events are the registered ioeventfds, by queue.
 	events []kvm.IOEvent
@@ -88,33 +84,25 @@ func (v *VM) setUpLegacy() error {
 	return nil
 }
 
-func newEventFD() (*os.File, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("eventfd", err)
-	}
-	return os.NewFile(uintptr(fd), "eventfd"), nil
-}
-
 func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, error) {
 	s := &slot{base: window.Base, gsi: window.GSI}
-	var err error
-	if s.irq, err = newEventFD(); err != nil {
-		return nil, err
-	}
-	if err := v.vm.IRQFD(int(s.irq.Fd()), s.gsi); err != nil {
-		return s, err
-	}
-	one := []byte{1, 0, 0, 0, 0, 0, 0, 0}
 	s.mmio = virtio.NewMMIO(d, v.mem, virtio.MMIOConfig{
 		Name:      fmt.Sprintf("virtio%d", i),
-		Interrupt: func() { _, _ = s.irq.Write(one) },
+		Interrupt: func() { v.edge(s.gsi) },
 		Logger:    v.cfg.Logger,
 	})
 	if err := v.mmio.Add(uint64(s.base), boot.MMIOSlotSize, mmioHandler{s.mmio}); err != nil {
 		return s, err
 	}
 	return s, s.addKicks(v.vm)
+}
+
+// edge raises an interrupt of the IOAPIC's. An irqfd would take one system call in place of two, but KVM hands such an edge to a kernel
+// thread, which delivers it when it gets a CPU; and to close a VM takes a grace period of RCU for each irqfd that it has had. It fails for a VM
+// alone that is being closed.
+func (v *VM) edge(gsi uint32) {
+	_ = v.vm.IRQLine(gsi, true)
+	_ = v.vm.IRQLine(gsi, false)
 }
 
 // addKicks lets KVM turn a queue's notification into a wake-up of its worker, without an exit.
@@ -195,15 +183,6 @@ func (s *slot) empty(vm *kvm.VM, mem *guestmem.Memory) {
 		_ = k.Close()
 	}
 	s.events, s.kicks = nil, nil
-}
-
-// close releases all that the slot holds.
-func (s *slot) close(vm *kvm.VM, mem *guestmem.Memory) {
-	s.empty(vm, mem)
-	if s.irq != nil {
-		_ = vm.RemoveIRQFD(int(s.irq.Fd()), s.gsi)
-		_ = s.irq.Close()
-	}
 }
 
 // mmioHandler fits virtio's transport to the bus.

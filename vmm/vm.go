@@ -257,7 +257,7 @@ func (v *VM) Close() {
 		v.life.Lock() // the same for a Detach
 		defer v.life.Unlock()
 		for _, s := range v.slots {
-			s.close(v.vm, v.mem)
+			s.empty(v.vm, v.mem)
 		}
 		for _, c := range v.cpus {
 			_ = c.kvm.Close()

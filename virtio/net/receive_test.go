@@ -231,7 +231,7 @@ func TestWaiting(t *testing.T) {
 
 // TestBatch: the guest hears of many frames that are there already with few interrupts, if it asks for one each time.
 func TestBatch(t *testing.T) {
-	g := newGuest(t, Config{}, virtiotest.Options{Manual: true, Without: virtio.FeatureEventIdx})
+	g := newGuest(t, Config{}, virtiotest.Options{Manual: true, Acks: true, Without: virtio.FeatureEventIdx})
 	for i := range 50 {
 		g.link.arrive(0, frame(60, i))
 	}

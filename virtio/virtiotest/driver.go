@@ -29,6 +29,8 @@ type Options struct {
 	RAM int
 	// Manual leaves the queues without goroutines: Kick serves the queue, then every other one, once each.
 	Manual bool
+	// Acks acknowledges each interrupt as soon as it is raised.
+	Acks bool
 	// Direct makes chains of the queue's own descriptors even when indirect tables were negotiated.
 	Direct bool
 	// Uninitialised leaves the device in reset state; call Init.
@@ -80,6 +82,9 @@ func New(t testing.TB, dev virtio.Device, opts Options) *Driver {
 
 func (d *Driver) interrupt() {
 	d.interrupts.Add(1)
+	if d.opts.Acks {
+		d.Ack()
+	}
 	select {
 	case d.irq <- struct{}{}:
 	default:
