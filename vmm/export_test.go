@@ -54,3 +54,6 @@ func Queues(v *VM) int {
 	}
 	return n
 }
+
+// VCPUThread returns the id of the first vCPU's thread, 0 before it runs.
+func VCPUThread(v *VM) int { return int(v.cpus[0].tid.Load()) }

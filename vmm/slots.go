@@ -133,6 +133,7 @@ func (v *VM) startDevices() {
 }
 
 func (v *VM) startDevice(s *slot) {
+	v.preferVCPUs(s.mmio.Device())
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	for i, k := range s.kicks {

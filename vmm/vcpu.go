@@ -65,6 +65,9 @@ func (c *vcpu) request(r request) {
 func (c *vcpu) loop() {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	c.tid.Store(int32(unix.Gettid()))
+	if c.vm.batch.Load() {
+		changePolicy(unix.Gettid(), unix.SCHED_BATCH, unix.SCHED_NORMAL) // inherited
+	}
 	defer c.tid.Store(0)
 	// A host that cannot back guest memory becomes an error of this VM, not the end of the process.
 	if err := c.vm.mem.Guard(c.run); err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/govmm/govmm/boot"
@@ -59,6 +60,7 @@ type VM struct {
 
 	life    sync.Mutex // starting and joining
 	started bool
+	batch   atomic.Bool // threads other than the vCPUs' are batch threads
 }
 
 // New makes the VM and loads its kernel; nothing runs yet. When it fails it has released everything, cfg.Host too.
