@@ -70,11 +70,17 @@ func (l *Limiter) Wait(ctx context.Context, idle func()) error {
 
 // Charge counts an operation of n bytes.
 func (l *Limiter) Charge(n int) {
-	if l == nil {
-		return
+	if l != nil {
+		l.charge(n, time.Now())
 	}
+}
+
+// charge lets flow in first what the time before the operation brought, which may have been long: a frame is waited for after Wait.
+func (l *Limiter) charge(n int, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.bytes.flow(now)
+	l.operations.flow(now)
 	l.bytes.level -= float64(n)
 	l.operations.level--
 }
@@ -100,15 +106,17 @@ func newBucket(r Rate, now time.Time) bucket {
 	return bucket{rate: float64(r.PerSecond), burst: burst, level: burst, last: now}
 }
 
-func (b *bucket) delay(now time.Time) time.Duration {
-	if b.rate == 0 {
-		return 0
-	}
+// flow adds what came in since the last time.
+func (b *bucket) flow(now time.Time) {
 	if passed := now.Sub(b.last); passed > 0 {
 		b.level = min(b.level+b.rate*passed.Seconds(), b.burst)
 		b.last = now
 	}
-	if b.level > 0 {
+}
+
+func (b *bucket) delay(now time.Time) time.Duration {
+	b.flow(now)
+	if b.rate == 0 || b.level > 0 {
 		return 0
 	}
 	// Rounded up, and as long as a timer is worth the trouble.

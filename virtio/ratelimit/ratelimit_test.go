@@ -49,9 +49,8 @@ func TestBuckets(t *testing.T) {
 		l := newLimiter(tt.cfg, now)
 		for i, s := range tt.steps {
 			now = now.Add(s.after)
-			l.delay(now) // what flowed in before the operation
 			if s.bytes >= 0 {
-				l.Charge(s.bytes)
+				l.charge(s.bytes, now)
 			}
 			got := l.delay(now)
 			if diff := got - s.delay; s.delay == 0 && got != 0 || diff < -time.Millisecond || diff > time.Millisecond {
