@@ -15,6 +15,8 @@ const (
 	groupVM     = "bare guest (128 MiB, 1 vCPU): from fork to HELLO on stdout, from fork to exit"
 	groupRun    = "busybox container: from fork to HELLO on stdout, from fork to exit"
 
+	groupNet = "busybox container with an interface, the end of a veth with an IPv4 address: from fork to HELLO on stdout, from fork to exit"
+
 	nameBoot = "govmm boot"
 	nameRun  = "govmm-run"
 )
@@ -31,6 +33,9 @@ func measure(from string, runs int, only string) error {
 		"QEMU": line("qemu-system-x86_64", "--version"), "crun": line("crun", "--version"), "runc": line("runc", "--version"),
 		"test host's kernel": line("uname", "-rv"),
 	}}}
+	if err := networkBundle(); err != nil {
+		return err
+	}
 	for _, s := range subjects() {
 		if only != "" && !slices.Contains(strings.Split(only, ","), s.Name) {
 			continue
@@ -58,6 +63,8 @@ func subjects() []Subject {
 		{Group: groupRun, Name: nameRun, Guest: &Guest{}, Command: []string{"/govmm-run", "run", "--phases=lines", "--bundle", "/bundle", "bench"}},
 		{Group: groupRun, Name: "crun", Command: []string{crun, "--cgroup-manager=disabled", "run", "--bundle", "/bundle", "bench"}},
 		{Group: groupRun, Name: "runc", Command: []string{runc, "run", "--bundle", "/bundle", "bench"}},
+		{Group: groupNet, Name: "govmm-run networked", Guest: &Guest{}, Command: []string{"/govmm-run", "run", "--phases=lines", "--bundle", "/network", "bench"}},
+		{Group: groupNet, Name: "runc networked", Command: []string{runc, "run", "--bundle", "/network", "bench"}},
 	}
 }
 
@@ -82,6 +89,18 @@ func bundle() error {
 		return fmt.Errorf("spec: %w: %s", err, b)
 	}
 	return edit(configPath, `"terminal": true`, `"terminal": false`, `"sh"`, `"/bin/busybox", "echo", "HELLO"`)
+}
+
+// networkBundle makes a network, and the bundle once more for a container that is in it.
+func networkBundle() error {
+	if err := shell(makeVeth); err != nil {
+		return err
+	}
+	path := rootDir + "/network/config.json"
+	if err := copyFile(configPath, path); err != nil {
+		return err
+	}
+	return edit(path, `"path": "rootfs"`, `"path": "/bundle/rootfs"`, `"type": "network"`, inNetns)
 }
 
 const configPath = rootDir + "/bundle/config.json"

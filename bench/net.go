@@ -95,16 +95,30 @@ fi
 exec /bench -serve :` + serverPort + `
 `
 
-// netSubjects are the subjects: what ours are compared with has the same kernel, initramfs and size.
-func netSubjects() []NetSubject {
-	tap := []string{"ip tuntap add dev " + netLink + " mode tap vnet_hdr", "ip address add " + netHost + "/24 dev " + netLink,
-		"ip link set " + netLink + " up"}
-	veth := []string{"ip netns add bench", "ip link add " + netLink + " type veth peer name eth0 netns bench",
+// makeVeth are the shell commands that make the network of a container, a veth into a namespace, and removeVeth those that end it.
+var (
+	makeVeth = []string{"ip netns add bench", "ip link add " + netLink + " type veth peer name eth0 netns bench",
 		"ip address add " + netHost + "/24 dev " + netLink, "ip link set " + netLink + " up", "ip -n bench link set lo up",
 		"ip -n bench link set eth0 up", "ip -n bench address add " + netGuest + "/24 dev eth0",
 		// Where the measured programs see it.
 		"mkdir -p " + rootDir + "/run/netns && touch " + rootDir + "/run/netns/bench && mount --bind /run/netns/bench " + rootDir + "/run/netns/bench"}
-	noVeth := []string{"umount " + rootDir + "/run/netns/bench", "ip netns delete bench"}
+	removeVeth = []string{"umount " + rootDir + "/run/netns/bench", "ip netns delete bench"}
+)
+
+// shell runs commands, one after the other.
+func shell(commands []string) error {
+	for _, c := range commands {
+		if b, err := exec.Command("sh", "-c", c).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", c, err, b)
+		}
+	}
+	return nil
+}
+
+// netSubjects are the subjects: what ours are compared with has the same kernel, initramfs and size.
+func netSubjects() []NetSubject {
+	tap := []string{"ip tuntap add dev " + netLink + " mode tap vnet_hdr", "ip address add " + netHost + "/24 dev " + netLink,
+		"ip link set " + netLink + " up"}
 	noTAP := []string{"ip link delete " + netLink}
 	qemu := func(vhost string) []string {
 		return []string{installed("qemu-system-x86_64"), "-bios", "qboot.rom",
@@ -118,9 +132,9 @@ func netSubjects() []NetSubject {
 			"--memory", netMemory, "--cmdline", netCmdline, "--net", "tap=" + netLink}},
 		{Name: "QEMU microvm", prepare: tap, cleanup: noTAP, Command: qemu("off")},
 		{Name: "QEMU microvm, vhost", prepare: tap, cleanup: noTAP, Command: qemu("on")},
-		{Name: "govmm-run", prepare: veth, cleanup: noVeth,
+		{Name: "govmm-run", prepare: makeVeth, cleanup: removeVeth,
 			Command: []string{"/govmm-run", "run", "--bundle", "/bundle", "bench"}},
-		{Name: "runc", prepare: veth, cleanup: noVeth,
+		{Name: "runc", prepare: makeVeth, cleanup: removeVeth,
 			Command: []string{installed("runc"), "run", "--bundle", "/bundle", "bench"}},
 	}
 }
@@ -130,7 +144,7 @@ const netCmdline = "panic=-1 reboot=k no_timer_check tsc=reliable noreplace-smp 
 
 // benchNet prepares the files and measures networks in the test host, on each clock.
 func benchNet(runs int, wall bool, only string) error {
-	needed = append(needed, [2]string{"iperf3", "iperf3"}, [2]string{"ip", "iproute2"})
+	needed = append(needed, [2]string{"iperf3", "iperf3"})
 	dir, meta, err := prepare()
 	if err != nil {
 		return err
@@ -195,6 +209,9 @@ func measureNet(from string, runs, scale int, only string) error {
 	return json.NewEncoder(os.Stdout).Encode(&r)
 }
 
+// inNetns is the network namespace of a container that joins makeVeth's.
+const inNetns = `"type": "network", "path": "/run/netns/bench"`
+
 // netFiles makes the guest's kernel, its initramfs, and a bundle of the same files in a network namespace.
 func netFiles(from string) error {
 	for _, f := range []string{"container-vmlinux", "bench"} {
@@ -225,16 +242,14 @@ func netFiles(from string) error {
 	if b, err := pack.CombinedOutput(); err != nil {
 		return fmt.Errorf("initramfs: %w: %s", err, b)
 	}
-	return edit(configPath, `"/bin/busybox", "echo", "HELLO"`, `"/init"`, `"type": "network"`, `"type": "network", "path": "/run/netns/bench"`,
+	return edit(configPath, `"/bin/busybox", "echo", "HELLO"`, `"/init"`, `"type": "network"`, inNetns,
 		`"readonly": true`, `"readonly": false`)
 }
 
 // measure starts a subject, waits for its servers, and takes the samples of all loads.
 func (s *NetSubject) measure(runs int, loads []netLoad) error {
-	for _, c := range s.prepare {
-		if b, err := exec.Command("sh", "-c", c).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", c, err, b)
-		}
+	if err := shell(s.prepare); err != nil {
+		return err
 	}
 	defer func() {
 		for _, c := range s.cleanup {

@@ -14,7 +14,7 @@ import (
 
 // needed are the programs that are compared, and the Debian packages they are in.
 var needed = [][2]string{
-	{"busybox", "busybox-static"}, {"crun", "crun"}, {"runc", "runc"}, {"qemu-system-x86_64", "qemu-system-x86"},
+	{"busybox", "busybox-static"}, {"crun", "crun"}, {"runc", "runc"}, {"qemu-system-x86_64", "qemu-system-x86"}, {"ip", "iproute2"},
 }
 
 // prepare gathers everything that is measured in one directory, which the measuring process copies to a tmpfs.

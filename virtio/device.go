@@ -61,6 +61,8 @@ type Transport interface {
 	// ConfigChanged sends a configuration change notification (virtio 1.2 §2.3). The device has changed what Config
 	// returns before it calls.
 	ConfigChanged()
+	// Busy says that so much goes on in the device that its queues had better be served in batches than at once. It may be said again.
+	Busy()
 }
 
 // Attacher is a Device that needs its transport. Attach is called once, before anything else.

@@ -68,6 +68,8 @@ type MMIOConfig struct {
 	Name string
 	// Interrupt raises the device's interrupt, by one edge. It does not block and may be called from any goroutine.
 	Interrupt func()
+	// Busy is what a device says by Transport.Busy. nil does nothing.
+	Busy func()
 	// Logger gets what the driver does wrong, rate-limited. nil discards.
 	Logger *slog.Logger
 }
@@ -133,6 +135,9 @@ func NewMMIO(dev Device, mem *guestmem.Memory, cfg MMIOConfig) *MMIO {
 	}
 	if cfg.Interrupt == nil {
 		cfg.Interrupt = func() {}
+	}
+	if cfg.Busy == nil {
+		cfg.Busy = func() {}
 	}
 	m := &MMIO{cfg: cfg, mem: mem}
 	if dev != nil {
@@ -205,6 +210,8 @@ type port struct {
 func (p port) Kick(i int) { p.a.kick(i) }
 
 func (p port) ConfigChanged() { p.m.configChanged() }
+
+func (p port) Busy() { p.m.cfg.Busy() }
 
 // kick wakes queue i's goroutine. Without one nothing is lost: ServeQueue begins with a look at the queue.
 func (a *attachment) kick(i int) {

@@ -5,21 +5,19 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/govmm/govmm/virtio"
 )
 
-// preferVCPUs makes every thread of the process but the vCPUs' a batch thread (SCHED_BATCH, sched(7)), if d is for a network.
+// preferVCPUs makes every thread of the process but the vCPUs' a batch thread (SCHED_BATCH, sched(7)), once a device calls itself busy.
 //
 // A guest that sends or receives a stream of frames wakes its device's worker for each of them. Where no other CPU is free the worker, which
 // has slept and so is due, would take the CPU from the vCPU at the first frame, empty the queue of that one, and sleep again: a kick, two
 // switches and several system calls for each frame. A batch thread waits until the vCPU has no more to do or its slice is over, and then finds
 // many. Where a CPU is free it runs there at once, as before.
 //
-// The first network device brings it, no other: while a guest boots, what its vCPU waits for should run soon. Threads of a policy that
-// somebody has chosen keep theirs. Later threads inherit from those that make them.
-func (v *VM) preferVCPUs(d virtio.Device) {
-	if d == nil || d.ID() != virtio.IDNet || v.batch.Swap(true) {
+// It is not done before: while a guest starts, what its vCPU waits for should run soon. Threads of a policy that somebody has chosen keep
+// theirs. Later threads inherit from those that make them.
+func (v *VM) preferVCPUs() {
+	if v.batch.Swap(true) {
 		return
 	}
 	// A /proc of another PID namespace than ours names the threads otherwise.

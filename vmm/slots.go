@@ -89,6 +89,7 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, err
 	s.mmio = virtio.NewMMIO(d, v.mem, virtio.MMIOConfig{
 		Name:      fmt.Sprintf("virtio%d", i),
 		Interrupt: func() { v.edge(s.gsi) },
+		Busy:      v.preferVCPUs,
 		Logger:    v.cfg.Logger,
 	})
 	if err := v.mmio.Add(uint64(s.base), boot.MMIOSlotSize, mmioHandler{s.mmio}); err != nil {
@@ -100,9 +101,12 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, err
 // edge raises an interrupt of the IOAPIC's. An irqfd would take one system call in place of two, but KVM hands such an edge to a kernel
 // thread, which delivers it when it gets a CPU; and to close a VM takes a grace period of RCU for each irqfd that it has had. It fails for a VM
 // alone that is being closed.
+//
+// The line is lowered before, not after: several queues have one interrupt, and this thread may lose its CPU, to the vCPU that it has just
+// woken, between the two. Where it then finds the line raised by another, that was after it had lowered it itself, and so after its event.
 func (v *VM) edge(gsi uint32) {
-	_ = v.vm.IRQLine(gsi, true)
 	_ = v.vm.IRQLine(gsi, false)
+	_ = v.vm.IRQLine(gsi, true)
 }
 
 // addKicks lets KVM turn a queue's notification into a wake-up of its worker, without an exit.
@@ -133,7 +137,6 @@ func (v *VM) startDevices() {
 }
 
 func (v *VM) startDevice(s *slot) {
-	v.preferVCPUs(s.mmio.Device())
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	for i, k := range s.kicks {

@@ -295,9 +295,16 @@ func (d *Device) Stats() Stats {
 // counters is one queue's Counters, of which only that queue's goroutine changes any.
 type counters struct{ frames, bytes, drops atomic.Uint64 }
 
-func (c *counters) frame(size int) {
-	c.frames.Add(1)
+// busyFrames is after how many frames of a queue the device calls itself busy: more than a name that is looked up or a health check
+// takes, less than what anybody would wait for.
+const busyFrames = 128
+
+// passed counts a frame, header included.
+func (d *Device) passed(c *counters, size int) {
 	c.bytes.Add(uint64(size - HeaderSize))
+	if c.frames.Add(1) == busyFrames && d.transport != nil {
+		d.transport.Busy()
+	}
 }
 
 func (c *counters) addTo(sum *Counters) {

@@ -197,7 +197,7 @@ func (d *Device) deliver(r *receiver, n int) (used int, err error) {
 	}
 	r.chains = r.chains[:copy(r.chains, r.chains[used:])]
 	r.buffers = r.buffers[:copy(r.buffers, r.buffers[buffers:])]
-	r.count.frame(n)
+	d.passed(&r.count, n)
 	d.cfg.LimitRX.Charge(n - HeaderSize)
 	return used, nil
 }

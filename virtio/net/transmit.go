@@ -55,7 +55,7 @@ func (d *Device) send(ctx context.Context, pair int, s *sender, c *virtio.Chain)
 		}
 		return
 	}
-	s.count.frame(int(n))
+	d.passed(&s.count, int(n))
 }
 
 // reset forgets the queue.
