@@ -91,9 +91,10 @@ func bundle() error {
 	return edit(configPath, `"terminal": true`, `"terminal": false`, `"sh"`, `"/bin/busybox", "echo", "HELLO"`)
 }
 
-// networkBundle makes a network, and the bundle once more for a container that is in it.
+// networkBundle makes a network, and the bundle once more for a container that is in it. The kernel would load its modules in the middle of
+// the first start, from the files of another machine (rootDir).
 func networkBundle() error {
-	if err := shell(makeVeth); err != nil {
+	if err := shell(slices.Concat([]string{"modprobe -a tun nft_chain_nat nft_redir nft_fwd_netdev"}, makeVeth)); err != nil {
 		return err
 	}
 	path := rootDir + "/network/config.json"
