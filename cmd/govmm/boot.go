@@ -39,8 +39,8 @@ Ctrl-A for a Ctrl-A.
 Disks are /dev/vda, /dev/vdb and so on in the guest, in the order of the flags. A distribution's kernel (a bzImage)
 needs its own initramfs, which has the drivers: --initrd. Nothing is written to a disk or a directory with ",ro".
 
-A network's TAP interface is used if it exists (ip tuntap add dev NAME mode tap user $USER, with multi_queue for several
-queues), and else made for the life of the VM. rate=N[:BURST] bounds the bytes that a disk, or each direction of a network,
+A network's TAP interface is used if it exists (ip tuntap add dev NAME mode tap user $USER), and else made for the life of the
+VM. The guest sends by as many queues as queues=N says, and receives by one, in order. rate=N[:BURST] bounds the bytes that a disk, or each direction of a network,
 moves in a second, and ops=N[:BURST] the requests or frames; N may have a suffix K, M or G.
 
 The network user needs no privileges: what the guest does on it comes from a process beside this one. DHCP gives the guest

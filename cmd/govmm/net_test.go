@@ -108,7 +108,7 @@ func TestNetwork(t *testing.T) {
 		t.Errorf("address %v", got)
 	}
 	for arg, want := range map[string]string{
-		"tap=gv0": "another program uses", "tap=gv0,queues=2": "an interface with one queue", "tap": "write tap=NAME", "tap=": "write tap=NAME",
+		"tap=gv0": "another program uses", "tap=gv0,queues=2": "another program uses", "tap": "write tap=NAME", "tap=": "write tap=NAME",
 		"": "write tap=NAME", "tup=x": "write tap=NAME", "user=x": "write tap=NAME", "tap=x,mac=01:00:00:00:00:00": "is not the Ethernet address",
 	} {
 		if err := b.network(&cfg, arg); err == nil || !strings.Contains(err.Error(), want) {

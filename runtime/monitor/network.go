@@ -20,7 +20,7 @@ const (
 	// maxCards is how many network interfaces a container may have at a time, fewer where it has many disks. Each is a slot of the VM,
 	// empty at first, at which the guest's kernel looks when it boots.
 	maxCards = 8
-	// maxPairs bounds the pairs of queues of an interface: one a CPU, as long as that is of use.
+	// maxPairs bounds the pairs of queues of an interface: the guest sends by one a CPU, as long as that is of use.
 	maxPairs = 4
 )
 
@@ -36,24 +36,17 @@ func (m *monitor) holdTun() {
 	m.tun = os.NewFile(uintptr(fd), tap.Node)
 }
 
-// openTun opens the node n times.
-func (m *monitor) openTun(n int) ([]*os.File, error) {
+// openTun opens the node.
+func (m *monitor) openTun() (*os.File, error) {
 	if m.tun == nil {
 		return nil, fmt.Errorf("%s: %w: load the host kernel's module tun", tap.Node, unix.ENOENT)
 	}
-	var files []*os.File
-	for range n {
-		// The node itself and not what it is called: a name of the descriptor's.
-		fd, err := unix.Openat(int(m.tree.ProcSelfFD.Fd()), strconv.Itoa(int(m.tun.Fd())), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			for _, f := range files {
-				_ = f.Close()
-			}
-			return nil, &os.PathError{Op: "open", Path: tap.Node, Err: err}
-		}
-		files = append(files, os.NewFile(uintptr(fd), tap.Node))
+	// The node itself and not what it is called: a name of the descriptor's.
+	fd, err := unix.Openat(int(m.tree.ProcSelfFD.Fd()), strconv.Itoa(int(m.tun.Fd())), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: tap.Node, Err: err}
 	}
-	return files, nil
+	return os.NewFile(uintptr(fd), tap.Node), nil
 }
 
 // connect gives the guest the interfaces of the container's network namespace, and lets it follow what becomes of them. Engines
@@ -88,11 +81,11 @@ func (m *monitor) insertCard(i *network.Interface) (network.Card, error) {
 	if err != nil {
 		return network.Card{}, err
 	}
-	files, err := m.openTun(min(m.vm.CPUs(), maxPairs))
+	file, err := m.openTun()
 	if err != nil {
 		return network.Card{}, err
 	}
-	link, err := tap.New(tap.Config{Name: network.TAPName, Files: files})
+	link, err := tap.New(tap.Config{Name: network.TAPName, Pairs: min(m.vm.CPUs(), maxPairs), File: file})
 	if err != nil {
 		return network.Card{}, err
 	}

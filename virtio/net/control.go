@@ -207,9 +207,6 @@ func (d *Device) setPairs(a *arguments) error {
 	if n == 0 || int(n) > d.link.Pairs() {
 		return errCommand
 	}
-	if err := d.link.SetPairs(int(n)); err != nil {
-		return err
-	}
 	d.set.pairs = n
 	old := d.pairs.Swap(int32(n))
 	for i := int(old); i < int(n) && d.transport != nil; i++ {

@@ -55,7 +55,7 @@ func (d *Device) Reset() {
 // apply brings the link to what is set. An error leaves the guest with a link that does more for it than it wants, or less
 // than it can: it works.
 func (d *Device) apply() {
-	err := errors.Join(d.link.SetOffloads(consistent(d.set.offloads)), d.link.SetPairs(int(d.set.pairs)), d.applyFilter())
+	err := errors.Join(d.link.SetOffloads(consistent(d.set.offloads)), d.applyFilter())
 	if err != nil {
 		d.complain("the link could not be set up", err)
 	}

@@ -39,13 +39,12 @@ type Link interface {
 	// Receive puts the next frame, behind its header, into the buffers in order, and returns the size of both. It is more
 	// than the buffers hold when the frame had to be cut off. It waits for a frame until ctx is done, then returns
 	// ctx.Err(); before it waits it calls idle. Any error but ErrNoFrame, ErrClosed and ctx's says that a frame was lost.
+	// The first pair gets whatever order matters in; others may get nothing.
 	Receive(ctx context.Context, pair int, buffers [][]byte, idle func()) (int, error)
 	// Send takes a frame behind its header. With any error the frame is lost.
 	Send(ctx context.Context, pair int, buffers [][]byte) error
 	// SetOffloads says what the driver can take: a selection of the GUEST features. Received frames ask for nothing else.
 	SetOffloads(features uint64) error
-	// SetPairs says that the first n pairs are in use. It is 1 at first.
-	SetPairs(n int) error
 }
 
 // Filterer is a Link that can keep frames from the guest by their destination.

@@ -25,7 +25,6 @@ type fakeLink struct {
 	sendErr  error
 	recvErr  []error // of the next calls of Receive
 	offloads []uint64
-	inUse    []int
 	filters  []Filter
 	received int    // calls
 	acted    func() // called by Send and SetFilter
@@ -104,11 +103,6 @@ func (l *fakeLink) Send(_ context.Context, pair int, buffers [][]byte) error {
 
 func (l *fakeLink) SetOffloads(features uint64) error {
 	l.offloads = append(l.offloads, features)
-	return nil
-}
-
-func (l *fakeLink) SetPairs(n int) error {
-	l.inUse = append(l.inUse, n)
 	return nil
 }
 

@@ -23,25 +23,18 @@ const (
 // flags are what an interface of ours is: Ethernet, no header but virtio_net_hdr.
 const flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 
-// attach makes fd a queue of the interface, which the first call makes if it does not exist.
-func (t *TAP) attach(fd int, multiQueue bool) error {
+// attach makes fd the queue of the interface, which it makes if there is none.
+func (t *TAP) attach(fd int) error {
 	ifr, err := unix.NewIfreq(t.name)
 	if err != nil {
 		return fmt.Errorf("a name of at most %d bytes is needed", unix.IFNAMSIZ-1)
 	}
-	want := uint16(flags)
-	if multiQueue {
-		want |= unix.IFF_MULTI_QUEUE
-	}
 	if unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr) == nil {
-		if got := ifr.Uint16(); got&(unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR) != flags || multiQueue && got&unix.IFF_MULTI_QUEUE == 0 {
-			return fmt.Errorf("the open file belongs to %s, an interface with flags %#x, %#x are needed", ifr.Name(), got, want)
+		if got := ifr.Uint16(); got&flags != flags {
+			return fmt.Errorf("the open file belongs to %s, an interface with flags %#x, %#x are needed", ifr.Name(), got, flags)
 		}
-	} else {
-		ifr.SetUint16(want)
-		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-			return t.explain(err, multiQueue)
-		}
+	} else if err := setInterface(fd, ifr); err != nil {
+		return t.explain(err)
 	}
 	t.name = ifr.Name()
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, net.HeaderSize); err != nil {
@@ -53,8 +46,19 @@ func (t *TAP) attach(fd int, multiQueue bool) error {
 	return nil
 }
 
+// setInterface makes or opens the interface, also one that somebody made for several queues.
+func setInterface(fd int, ifr *unix.Ifreq) error {
+	ifr.SetUint16(flags)
+	err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	if errors.Is(err, unix.EINVAL) {
+		ifr.SetUint16(flags | unix.IFF_MULTI_QUEUE)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}
+	return err
+}
+
 // explain says what an error of TUNSETIFF means.
-func (t *TAP) explain(err error, multiQueue bool) error {
+func (t *TAP) explain(err error) error {
 	name, inner := t.name, os.NewSyscallError("TUNSETIFF", err)
 	switch {
 	case errors.Is(err, unix.EPERM):
@@ -64,12 +68,8 @@ func (t *TAP) explain(err error, multiQueue bool) error {
 		return fmt.Errorf("%w: another program uses the interface", inner)
 	case errors.Is(err, unix.E2BIG):
 		return fmt.Errorf("%w: the interface has no more queues", inner)
-	case errors.Is(err, unix.EINVAL) && multiQueue:
-		return fmt.Errorf("%w: is it an interface with one queue, or none of mode tap? Make it with: "+
-			"ip tuntap add dev %s mode tap multi_queue", inner, name)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w: is it an interface with several queues, or none of mode tap? Make it with: "+
-			"ip tuntap add dev %s mode tap", inner, name)
+		return fmt.Errorf("%w: is it an interface of mode tap? Make it with: ip tuntap add dev %s mode tap", inner, name)
 	}
 	return inner
 }
@@ -120,32 +120,6 @@ func (t *TAP) SetOffloads(features uint64) error {
 		}
 	}
 	return t.setOffload(tun)
-}
-
-// SetPairs implements net.Link: the kernel spreads frames over the queues that are attached.
-func (t *TAP) SetPairs(n int) error {
-	for ; t.attached > n; t.attached-- {
-		if err := t.setQueue(t.attached-1, unix.IFF_DETACH_QUEUE); err != nil {
-			return err
-		}
-	}
-	for ; t.attached < n; t.attached++ {
-		if err := t.setQueue(t.attached, unix.IFF_ATTACH_QUEUE); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *TAP) setQueue(i int, flag uint16) error {
-	ifr, err := unix.NewIfreq(t.name)
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(flag)
-	return control(t.queues[i].File(), func(fd int) error {
-		return os.NewSyscallError("TUNSETQUEUE", unix.IoctlIfreq(fd, unix.TUNSETQUEUE, ifr))
-	})
 }
 
 // MTU returns the MTU of an interface in the network namespace of the calling thread.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/virtio/net"
+	"github.com/govmm/govmm/virtio/virtiotest"
 )
 
 // namespace is a network namespace with a thread of its own.
@@ -125,27 +126,22 @@ func TestMTU(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	ns := newNamespace(t)
-	ns.ip(t, "tuntap add dev single mode tap")
-	ns.ip(t, "tuntap add dev several mode tap multi_queue")
 	ns.ip(t, "tuntap add dev routed mode tun")
 	ns.tap(t, Config{Name: "used"})
 	for _, tt := range []struct {
 		cfg  Config
 		want string
 	}{
-		{Config{Name: "single", Pairs: 2}, "is it an interface with one queue"},
-		{Config{Name: "several"}, "is it an interface with several queues"},
 		{Config{Name: "routed"}, "invalid argument"},
 		{Config{Name: "lo"}, "invalid argument"},
 		{Config{Name: "used"}, "another program uses the interface"},
 		{Config{Name: "a-name-that-is-too-long"}, "a name of at most 15 bytes"},
-		{Config{Name: "x", Pairs: 2, Files: []*os.File{}}, "0 open files for 2 pairs"},
 	} {
 		if _, err := ns.try(tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: %v, want %q", tt.cfg, err, tt.want)
 		}
 	}
-	if got := ns.interfaces(); got != "lo single several routed used" {
+	if got := ns.interfaces(); got != "lo routed used" {
 		t.Errorf("left are %s", got)
 	}
 }
@@ -155,7 +151,7 @@ func TestNoPrivilege(t *testing.T) {
 	ns := newNamespace(t)
 	var err error
 	ns.do(func() {
-		files, openErr := open(1)
+		file, openErr := open()
 		if openErr != nil {
 			t.Error(openErr)
 			return
@@ -165,7 +161,7 @@ func TestNoPrivilege(t *testing.T) {
 			t.Error(errno)
 			return
 		}
-		_, err = New(Config{Name: "x%d", Files: files})
+		_, err = New(Config{Name: "x%d", File: file})
 		_, _, _ = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
 	})
 	if err == nil || !strings.Contains(err.Error(), "takes CAP_NET_ADMIN") {
@@ -192,24 +188,20 @@ func TestNoNode(t *testing.T) {
 	}
 }
 
-// TestFiles: descriptors that were opened before, by os or belonging to an interface already, do as well.
-func TestFiles(t *testing.T) {
+// TestFile: a descriptor that was opened before, by os or belonging to an interface already, does as well.
+func TestFile(t *testing.T) {
 	ns := newNamespace(t)
-	open := func() *os.File {
-		var f *os.File
-		var err error
-		ns.do(func() { f, err = os.OpenFile(Node, os.O_RDWR, 0) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	files := []*os.File{open(), open()}
-	tap, err := New(Config{Name: "late%d", Files: files}) // of another namespace's thread
+	var file *os.File
+	var err error
+	ns.do(func() { file, err = os.OpenFile(Node, os.O_RDWR, 0) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ns.interfaces() != "lo late0" || tap.Pairs() != 2 || files[0].Close() == nil {
+	tap, err := New(Config{Name: "late%d", Pairs: 2, File: file}) // of another namespace's thread
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ns.interfaces() != "lo late0" || tap.Pairs() != 2 || file.Close() == nil {
 		t.Errorf("%s, %d pairs; or a file was left open", ns.interfaces(), tap.Pairs())
 	}
 	receives(t, ns, tap)
@@ -225,7 +217,7 @@ func TestFiles(t *testing.T) {
 	if err := tap.Close(); err != nil {
 		t.Fatal(err)
 	}
-	tap, err = New(Config{Files: []*os.File{again}})
+	tap, err = New(Config{File: again})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -402,48 +394,96 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestSeveralPairs: only pairs in use get frames, and all of them do when there are several flows.
+// TestSeveralPairs: frames arrive on the first pair, in order, whichever pairs the guest sends frames of the same flow by, be the interface
+// made for one queue, for several, or by us.
 func TestSeveralPairs(t *testing.T) {
+	for _, made := range []string{"", "tuntap add dev gv0 mode tap", "tuntap add dev gv0 mode tap multi_queue"} {
+		t.Run(made, func(t *testing.T) { testSeveralPairs(t, made) })
+	}
+}
+
+func testSeveralPairs(t *testing.T, made string) {
+	const pairs, rounds = 3, 300
 	ns := newNamespace(t)
-	tap := ns.tap(t, Config{Name: "gv0", Pairs: 3})
+	if made != "" {
+		ns.ip(t, made)
+	}
+	tap := ns.tap(t, Config{Name: "gv0", Pairs: pairs})
 	ns.ip(t, "link set gv0 address 02:00:00:00:00:09 addrgenmode none")
 	ns.ip(t, "addr add 10.9.0.1/24 dev gv0")
 	ns.ip(t, "link set gv0 up")
 	ns.ip(t, "neigh add 10.9.0.2 lladdr 02:00:00:00:00:01 dev gv0")
-	send := func() {
-		ns.do(func() {
-			for i := range 64 {
-				c, err := stdnet.Dial("udp4", fmt.Sprintf("10.9.0.2:%d", 1000+i))
-				if err != nil {
-					t.Fatal(err)
-				}
-				_, _ = c.Write([]byte("x"))
-				_ = c.Close()
-			}
-		})
+	var c stdnet.Conn
+	var err error
+	ns.do(func() { c, err = stdnet.Dial("udp4", "10.9.0.2:1000") })
+	if err != nil {
+		t.Fatal(err)
 	}
-	count := func(pair int) (n int) {
-		ctx, cancel := context.WithCancel(t.Context())
-		for p := make([]byte, 2000); ; n++ {
-			if _, err := tap.Receive(ctx, pair, [][]byte{p}, cancel); err != nil {
-				return n
-			}
-		}
-	}
-	for _, pairs := range []int{1, 3, 2, 3, 1} {
-		if err := tap.SetPairs(pairs); err != nil {
+	defer c.Close()
+	answer := make([]byte, net.HeaderSize+14+28+1)
+	const at = net.HeaderSize + 14 + 28 // of the datagram's byte
+	for i := range rounds {
+		if _, err := c.Write([]byte{byte(i)}); err != nil {
 			t.Fatal(err)
 		}
-		send()
-		total := 0
-		for i := range pairs {
-			n := count(i)
-			if total += n; n == 0 {
-				t.Errorf("%d pairs: nothing on %d", pairs, i)
-			}
+		if i == 0 {
+			answerTo(t, tap, answer)
 		}
-		if total != 64 {
-			t.Errorf("%d pairs: %d frames", pairs, total)
+		if err := tap.Send(t.Context(), i%pairs, [][]byte{answer}); err != nil {
+			t.Fatal(err)
 		}
 	}
+	p := make([]byte, 2000)
+	ctx, cancel := context.WithTimeout(t.Context(), virtiotest.Timeout)
+	defer cancel()
+	for i := 1; i < rounds; i++ {
+		if n, err := tap.Receive(ctx, 0, [][]byte{p}, func() {}); err != nil || n != len(answer) || p[at] != byte(i) {
+			t.Fatalf("frame %d: %v, %d bytes, datagram %d", i, err, n, p[at])
+		}
+	}
+	buf := make([]byte, 2)
+	for range rounds {
+		_ = c.SetReadDeadline(time.Now().Add(virtiotest.Timeout))
+		if n, err := c.Read(buf); err != nil || n != 1 {
+			t.Fatalf("what the guest sent: %v, %d bytes", err, n)
+		}
+	}
+	for i := 1; i < pairs; i++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		if n, err := tap.Receive(ctx, i, [][]byte{p}, cancel); !errors.Is(err, context.Canceled) {
+			t.Errorf("pair %d: %v, a frame of %d bytes", i, err, n)
+		}
+	}
+	waits, ended := make(chan struct{}), make(chan error)
+	go func() {
+		_, err := tap.Receive(t.Context(), 1, [][]byte{p}, func() { close(waits) })
+		ended <- err
+	}()
+	<-waits
+	if err := errors.Join(tap.Close(), tap.Close()); err == nil {
+		t.Error("an interface was closed twice")
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a receiver of an interface that was closed: %v", err)
+	}
+}
+
+// answerTo takes the first datagram and makes the frame that answers it.
+func answerTo(t *testing.T, tap *TAP, answer []byte) {
+	t.Helper()
+	p := make([]byte, 2000)
+	n, err := tap.Receive(t.Context(), 0, [][]byte{p}, func() {})
+	if err != nil || n != len(answer) {
+		t.Fatalf("%v, %d bytes", err, n)
+	}
+	eth, ip := net.HeaderSize, net.HeaderSize+14
+	udp := ip + 20
+	copy(answer[eth:], p[eth:n])
+	copy(answer[eth:], p[eth+6:eth+12])
+	copy(answer[eth+6:], p[eth:eth+6])
+	copy(answer[ip+12:], p[ip+16:ip+20])
+	copy(answer[ip+16:], p[ip+12:ip+16])
+	copy(answer[udp:], p[udp+2:udp+4])
+	copy(answer[udp+2:], p[udp:udp+2])
+	binary.BigEndian.PutUint16(answer[udp+6:], 0) // no checksum
 }

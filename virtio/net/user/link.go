@@ -216,7 +216,4 @@ func (l *Link) SetOffloads(features uint64) error {
 	return l.send([][]byte{binary.LittleEndian.AppendUint64(nil, features)})
 }
 
-// SetPairs implements net.Link.
-func (l *Link) SetPairs(int) error { return nil }
-
 var _ net.Link = (*Link)(nil)
