@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,6 +102,48 @@ func TestSubmounts(t *testing.T) {
 		if again := g.entry(top, "single"+dir); again.Ino != e.Ino {
 			t.Errorf("the single file of %s had number %#x, has %#x", dir, e.Ino, again.Ino)
 		}
+	}
+}
+
+// TestMainExport: one export is no file system of its own in the guest, but a part of the root's; what is mounted below it is one, and so are
+// other exports. Contract: I2.
+func TestMainExport(t *testing.T) {
+	need.Root(t)
+	host, other := t.TempDir(), t.TempDir()
+	if err := os.Mkdir(filepath.Join(host, "m"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mountTmpfs(t, filepath.Join(host, "m"))
+	g := newGuest(t, host, func(c *Config) {
+		c.Exports[0].Main = true
+		c.Exports = append(c.Exports, exportOf(t, "c/1", other))
+	})
+	c := g.lookup(fuse.FUSE_ROOT_ID, "c")
+	for name, want := range map[string]bool{"0": false, "1": true} {
+		if got := g.entry(c, name).Flags&fuse.ATTR_SUBMOUNT != 0; got != want {
+			t.Errorf("export %s is a submount: %v", name, got)
+		}
+	}
+	if g.entry(g.top(), "m").Flags&fuse.ATTR_SUBMOUNT == 0 {
+		t.Error("what is mounted below the main export is no submount")
+	}
+	second := exportOf(t, "c/2", other)
+	second.Main = true
+	if err := g.Add(second); err == nil || !strings.Contains(err.Error(), `export "c/0" is the main one already`) {
+		t.Errorf("a second main export: %v", err)
+	}
+	if err := g.Remove("c/0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Add(second); err != nil {
+		t.Errorf("a main export after the one before is gone: %v", err)
+	}
+	file := filepath.Join(other, "f")
+	writeFile(t, file, "")
+	single := exportOf(t, "single", file)
+	single.Main = true
+	if _, err := New(Config{Exports: []Export{single}}); err == nil || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("a file as the main export: %v", err)
 	}
 }
 

@@ -198,7 +198,7 @@ func (m *monitor) enterSandbox() error {
 	if err := m.openSockets(steps); err != nil {
 		return err
 	}
-	exports := []hostfs.Export{{Name: oci.ExportName(m.cfg.ID, 0), Dir: m.tree.Root, ReadOnly: spec.Root.Readonly}}
+	exports := []hostfs.Export{{Name: oci.ExportName(m.cfg.ID, 0), Dir: m.tree.Root, ReadOnly: spec.Root.Readonly, Main: true}}
 	for i, f := range m.tree.Sources {
 		if f != nil && m.sockets[i] == nil {
 			exports = append(exports, hostfs.Export{Name: oci.ExportName(m.cfg.ID, i+1), Dir: f, ReadOnly: steps[i].ReadOnly})
