@@ -44,6 +44,18 @@ func (fs *FS) useFile(fh, nodeid uint64) (*handle, fuse.Status) {
 	return h, code
 }
 
+// useOpen returns a handle of a node with its descriptor open until putHandle, or nil where none is known.
+func (fs *FS) useOpen(n *node) *handle {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	h := n.open
+	if h == nil || h.fd < 0 {
+		return nil
+	}
+	h.users++
+	return h
+}
+
 func (fs *FS) putHandle(h *handle) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -69,6 +81,7 @@ func (fs *FS) addHandle(n *node, fd int, writable bool) (*handle, fuse.Status) {
 	h := &handle{id: fs.lastHandle, node: n, fd: fd, writable: writable}
 	fs.handles[h.id] = h
 	n.handles++
+	n.open = h
 	return h, fuse.OK
 }
 
@@ -80,6 +93,9 @@ func (fs *FS) dropHandle(h *handle) {
 	h.gone = true
 	delete(fs.handles, h.id)
 	h.node.handles--
+	if h.node.open == h {
+		h.node.open = nil
+	}
 	fs.unlockHandle(h)
 	if h.users == 0 {
 		fs.closeHandle(h)

@@ -260,6 +260,44 @@ func TestXAttrTricks(t *testing.T) {
 	}
 }
 
+// TestXAttrOfOpenFile: a file's attributes are the same while it is open, whatever for, and when it is closed again. Contract: A2.
+func TestXAttrOfOpenFile(t *testing.T) {
+	host := t.TempDir()
+	writeFile(t, filepath.Join(host, "f"), "")
+	g := newGuest(t, host)
+	node := g.lookup(g.top(), "f")
+	h := g.header(node)
+	if code := g.SetXAttr(nil, &fuse.SetXAttrIn{InHeader: h, Size: 4}, "user.x", []byte("four")); code != fuse.OK {
+		t.Fatal(code)
+	}
+	same := func(when string) {
+		t.Helper()
+		buf := make([]byte, 10)
+		if n, code := g.GetXAttr(nil, &h, "user.x", buf); code != fuse.OK || string(buf[:n]) != "four" {
+			t.Errorf("%s: %v, %q", when, code, buf[:n])
+		}
+		if n, code := g.GetXAttr(nil, &h, "user.x", nil); code != fuse.OK || n != 4 {
+			t.Errorf("%s: size %d, %v", when, n, code)
+		}
+		if _, code := g.GetXAttr(nil, &h, "user.x", buf[:3]); code != fuse.ERANGE {
+			t.Errorf("%s: too little room: %v", when, code)
+		}
+		if _, code := g.GetXAttr(nil, &h, "security.capability", buf); code != fuse.ENODATA {
+			t.Errorf("%s: one that is not there: %v", when, code)
+		}
+	}
+	same("before")
+	var open []uint64
+	for _, flags := range []uint32{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR} {
+		open = append(open, g.open(node, flags))
+		same(fmt.Sprintf("open with %#x", flags))
+	}
+	for i := range open {
+		g.Release(nil, &fuse.ReleaseIn{InHeader: h, Fh: open[len(open)-1-i]})
+		same("after a close")
+	}
+}
+
 // TestForgetTooMuch costs the guest its own nodes only, and gives descriptors back. Contract: R2.
 func TestForgetTooMuch(t *testing.T) {
 	host := t.TempDir()

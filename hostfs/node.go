@@ -47,6 +47,7 @@ type node struct {
 	parent  *node
 	name    string // last known name in parent; a hint for parked nodes
 	handles int
+	open    *handle               // one of the handles, or nil
 	elem    *list.Element         // in FS.lru; nil while parked
 	locks   map[uint64]*lockOwner // by lock owner
 	freed   chan struct{}         // closed when a lock was given up; nil while nobody waits

@@ -94,6 +94,11 @@ func (fs *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, attr string, dest []
 	if n.exp == nil {
 		return 0, fuse.ENODATA
 	}
+	if h := fs.useOpen(n); h != nil { // as before each write to it
+		defer fs.putHandle(h)
+		size, err := unix.Fgetxattr(h.fd, attr, dest)
+		return uint32(max(size, 0)), status(err)
+	}
 	size, err := fs.xattr.get(fs.actors, fdName(n.fd), attr, dest)
 	return uint32(max(size, 0)), status(err)
 }
