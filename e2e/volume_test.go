@@ -48,3 +48,18 @@ echo written > /r/one/g`
 		t.Errorf("written in the guest: %q, %v", got, err)
 	}
 }
+
+// TestFileRequests: a write is one request to the host, in the root file system, and reading ahead has large ones. A request's answer is an interrupt.
+func TestFileRequests(t *testing.T) {
+	r := newRuntime(t)
+	script := `count() { busybox awk '/virtio/ { for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i } END { print n }' /proc/interrupts; }
+cat /sys/class/bdi/$(busybox mountpoint -d /)/read_ahead_kb
+a=$(count); busybox dd if=/dev/zero of=/f bs=4096 count=1000 2>/dev/null; b=$(count)
+echo "$((b - a)) interrupts for 1000 writes" >&2
+[ $((b - a)) -ge 1000 ] && [ $((b - a)) -lt 1500 ] && echo one request a write`
+	res := r.run("run", "--bundle", r.bundle(func(s *specs.Spec) { s.Root.Readonly = false }, "/bin/sh", "-c", script), r.id())
+	t.Log(res.err)
+	if res.status != 0 || res.out != "512\none request a write\n" {
+		t.Errorf("%+v", res)
+	}
+}
