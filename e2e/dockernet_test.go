@@ -61,6 +61,7 @@ docker network connect --ip 10.97.0.8 big both; docker start -a both; docker rm 
 func TestDockerNetwork(t *testing.T) {
 	needVM(t)
 	need.Promised(t, need.Newer, "`make engines` runs it") // not for what it needs, but for the minutes that it takes
+	debiansDocker(t)
 	needNetworks(t)
 	dockerNetwork(t, dockerNetworkConf)
 }
@@ -88,6 +89,7 @@ var dockerServicesSteps = slices.Concat(servicesSteps, loopbackSteps)
 func TestDockerServices(t *testing.T) {
 	needVM(t)
 	need.Promised(t, need.Newer, "`make engines` runs it")
+	debiansDocker(t)
 	needNetworks(t, "nsenter")
 	reference, ours := startDocker(t, dockerNetworkConf)
 	dir := filepath.Dir(ours.dir)
