@@ -44,7 +44,7 @@ host ask-echo tcp 127.0.0.1:8007 hello; host ask-echo udp 127.0.0.1:8007 hello; 
 	{name: "user network", script: `docker network create --subnet 10.96.0.0/24 --ipv6 --subnet fd96::/64 -o com.docker.network.driver.mtu=1400 one >/dev/null
 run --rm --network one --ip 10.96.0.9 --ip6 fd96::9 --mac-address 02:00:00:00:00:09 bb sh -c "$show; for a in 10.96.0.1 fd96::1; do ping -c 2 -W 20 \$a | grep -o ' 0% packet loss'; done"`},
 	{name: "connect", script: `docker network connect --ip 10.96.0.7 one web
-wait_for docker exec web sh -c 'ip -4 address show dev eth1 | grep inet'; docker exec web ip -o -4 address show dev eth1; docker exec web cat /sys/class/net/eth1/mtu; run --rm --network one bb wget -qO- http://10.96.0.7/`},
+wait_for docker exec web sh -c 'ip -4 address show dev eth1 | grep inet'; docker exec web ip -o -4 address show dev eth1 | sed 's/^[0-9]*: //'; docker exec web cat /sys/class/net/eth1/mtu; run --rm --network one bb wget -qO- http://10.96.0.7/`},
 	{name: "disconnect", script: `docker network disconnect one web; wait_for docker exec web sh -c '! test -e /sys/class/net/eth1'; docker exec web ls /sys/class/net
 wait_for curl -sf -m 5 http://127.0.0.1:8080/; curl -sS -m 20 http://127.0.0.1:8080/`},
 	{name: "restart", script: `docker restart -t 1 web >/dev/null; wait_for curl -sf -m 5 http://127.0.0.1:8080/; curl -sS -m 20 http://127.0.0.1:8080/`},
