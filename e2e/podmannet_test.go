@@ -32,7 +32,8 @@ NAMES=10.90.0.1 DEFAULT="--network podman"
 run() { podman run -v "$BIN/client:/client" "$@"; }
 `
 
-// podmanNetworkSteps is what people do with podman's networks, by netavark and aardvark-dns.
+// podmanNetworkSteps is what people do with podman's networks, by netavark and aardvark-dns. Of two networks podman makes either eth0, and
+// all podmans of a machine share the next address of a network's name: who looks at these says them.
 var podmanNetworkSteps = []step{
 	{name: "bridge", script: `podman network create --subnet 10.91.0.0/24 --ipv6 --subnet fd91::/64 one >/dev/null; serve echo :7777 & server=$!
 run --rm --network one --ip 10.91.0.9 --ip6 fd91::9 --mac-address 02:00:00:00:00:09 bb sh -c "$show; cat /etc/resolv.conf
@@ -51,11 +52,11 @@ wait_for podman exec web sh -c 'ip -4 address show dev eth1 | grep inet'; podman
 	{name: "disconnect", full: true, script: `podman network disconnect two web; wait_for podman exec web sh -c '! test -e /sys/class/net/eth1'; podman exec web ls /sys/class/net
 wait_for curl -sf -m 5 http://127.0.0.1:8080/; curl -sS -m 20 http://127.0.0.1:8080/`},
 	{name: "two networks, MTU 1400 and 9000", full: true, script: `podman network create -o mtu=9000 --subnet 10.93.0.0/24 big >/dev/null; serve streams :7778 & server=$!
-run --rm --network two --network big bb sh -c "{ $show; } | sort; ping -c 1 -W 20 -s 8900 10.93.0.1 | grep -o ' 0% packet loss'
+run --rm --network two:ip=10.92.0.8,interface_name=eth0 --network big:ip=10.93.0.8,interface_name=eth1 bb sh -c "{ $show; } | sort; ping -c 1 -W 20 -s 8900 10.93.0.1 | grep -o ' 0% packet loss'
 for a in 10.92.0.1 10.93.0.1; do /client stream \$a:7778 4000000; done" | sed -E 's/(eth[01]) [0-9a-f:]{17}/\1 MAC/'; kill $server`},
 	{name: "64 MB both ways between containers", full: true, script: `run -d --name streams --network one bb /client streams :99 >/dev/null; run --rm --network one bb /client stream streams:99 64000000; podman rm -f -t 0 streams >/dev/null`},
 	{name: "health check", full: true, script: `run -d --name h --network one --health-cmd 'wget -qO- http://web/' --health-interval disable bb sleep 1000 >/dev/null; podman healthcheck run h; echo $?; podman rm -f -t 0 h >/dev/null`},
-	{name: "internal", full: true, script: `podman network create --internal --subnet 10.94.0.0/24 inner >/dev/null; run --rm --network inner bb sh -c 'ip route'`},
+	{name: "internal", full: true, script: `podman network create --internal --subnet 10.94.0.0/24 inner >/dev/null; run --rm --network inner --ip 10.94.0.9 bb sh -c 'ip route'`},
 	{name: "none", full: true, script: "run --rm --network none bb ls /sys/class/net"},
 	{name: "clean up", script: `podman rm -f -t 0 web >/dev/null; podman network rm -f one two >/dev/null; podman network rm -f plain big inner >/dev/null 2>&1; podman ps -aq
 wait_for sh -c '[ -z "$(ls /run/netns)" ]'; ip -o link show | wc -l; iptables -t nat -S | grep -c 10.9; curl -s -m 2 http://127.0.0.1:8080/; echo $?`},
