@@ -51,12 +51,27 @@ func runOutside(s *suite, o *options) error {
 	argv := []string{filepath.Join(dir, "conformance"), "-suite", s.name, "-runtimes", o.runtimes, "-only", o.only,
 		"-budget", o.budget.String(), fmt.Sprintf("-keep=%v", o.keep), "-inside", files}
 	if exec.Command("bin/govmm-run", "check").Run() != nil {
-		host := []string{filepath.Join(dir, "testhost"), "--env", "XDG_CACHE_HOME", "--timeout", (o.budget + batsTime + 3*time.Minute).String(),
-			"--rw", filepath.Join(cache, "results"), "--rw", dir, "--"}
-		argv = append(host, argv...)
+		argv = append(testHost(s, o, filepath.Join(cache, "results"), dir), argv...)
 	}
 	return boot(argv, o)
 }
+
+// testHost is the command that runs another one in the test host.
+func testHost(s *suite, o *options, writable ...string) []string {
+	argv := []string{filepath.Join(out, "testhost"), "--env", "XDG_CACHE_HOME"}
+	for _, dir := range writable {
+		argv = append(argv, "--rw", dir)
+	}
+	limit := o.budget + batsTime + 3*time.Minute
+	if s.timed {
+		argv = append(argv, "--icount", "--real-idle")
+		limit *= slowness
+	}
+	return append(argv, "--timeout", limit.String(), "--")
+}
+
+// slowness bounds how much slower than the wall's a clock that counts instructions may go.
+const slowness = 10
 
 // manyDeaths is how often in a row the test host may end before its time: a unit in which it dies twice has failed, so that
 // more of them than a suite can have mean that it does not start at all.

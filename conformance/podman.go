@@ -22,6 +22,7 @@ var podmanSystem = &suite{
 	run: func(w *workplace, unit string) ([]Assertion, string, error) {
 		return runBats(w, w.path(podmanTests), unit, podmanEnv(w)...)
 	},
+	timed:    true, // podman pause, stop, run --timeout, and a terminal that lasts ten seconds
 	packages: append([][2]string{{"podman", "podman"}, {"conmon", "conmon"}, {"socat", "socat"}, {"buildah", "buildah"}}, batsPackages...),
 }
 

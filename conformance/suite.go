@@ -24,6 +24,9 @@ type suite struct {
 	run func(w *workplace, unit string) (all []Assertion, ended string, err error)
 	// fresh says whether a unit changes the machine and needs one on which no other unit ran.
 	fresh func(unit string) bool
+	// timed says that units judge by seconds. Emulation stretches these, and a machine that is busy besides stretches them now and
+	// then: such a suite runs where the clock counts what is done, an instruction a nanosecond, and not how long that takes here.
+	timed bool
 	// packages are Debian packages that are needed, by a program of each.
 	packages [][2]string
 }

@@ -42,6 +42,7 @@ type options struct {
 	smp         int
 	memory      int64 // MiB
 	icount      bool
+	realIdle    bool
 	oneThread   bool
 	keepScratch bool
 	scratchSize int64 // MiB
@@ -76,6 +77,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	fs.IntVar(&o.smp, "smp", 1, "virtual CPUs")
 	fs.StringVar(&memory, "memory", "6G", "memory, with suffix M or G")
 	fs.BoolVar(&o.icount, "icount", false, "one CPU whose clock counts instructions, one per nanosecond")
+	fs.BoolVar(&o.realIdle, "real-idle", false, "with -icount: where nothing is to be done, the clock goes as the wall's instead of to the next timer at once")
 	fs.BoolVar(&o.oneThread, "one-thread", false, "run all virtual CPUs in turn on one thread of QEMU")
 	fs.BoolVar(&o.keepScratch, "keep-scratch", false, "use the scratch disk that is kept in the cache directory")
 	fs.StringVar(&scratch, "scratch-size", "24G", "size of the (sparse) scratch disk")
@@ -125,6 +127,9 @@ func (o *options) sizes(memory, scratch string) (err error) {
 	}
 	if o.smp < 1 || o.smp > 64 {
 		return fmt.Errorf("--smp: %d is not between 1 and 64", o.smp)
+	}
+	if o.realIdle && !o.icount {
+		return errors.New("--real-idle: the clock is the wall's already; add --icount")
 	}
 	if o.icount {
 		o.smp = 1

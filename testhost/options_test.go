@@ -53,7 +53,7 @@ func TestParseOptionsValues(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"--memory", "0"}, {"--memory", "6T"}, {"--smp", "0"}, {"--scratch-size", "-1G"}, {"--env", "=x", "true"},
-		{"--no-such-flag"}, {"--cmd-env", "X", "true"},
+		{"--no-such-flag"}, {"--real-idle", "true"}, {"--cmd-env", "X", "true"},
 	} {
 		if _, err := parseOptions(args, io.Discard); err == nil || errors.Is(err, errHelp) {
 			t.Errorf("%q: no error", args)
@@ -106,5 +106,9 @@ func TestQEMUArgs(t *testing.T) {
 	o.icount = true
 	if line := strings.Join(qemuArgs(o, m), " "); !strings.Contains(line, "-icount shift=0,sleep=off") || strings.Contains(line, "thread=multi") || strings.Contains(line, "nohz=off") {
 		t.Errorf("icount: %s", line)
+	}
+	o.realIdle = true
+	if line := strings.Join(qemuArgs(o, m), " "); !strings.Contains(line, "-icount shift=0,sleep=on") {
+		t.Errorf("real idle time: %s", line)
 	}
 }

@@ -33,6 +33,9 @@ func qemuArgs(o *options, m machine) []string {
 		"-numa", "node,memdev=m",
 	}
 	switch {
+	case o.realIdle:
+		// What waits for this machine's disk and files idles, too: with sleep=off timeouts beside it would be over at once.
+		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on")
 	case o.icount:
 		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off")
 	case o.oneThread:
