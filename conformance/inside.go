@@ -168,7 +168,7 @@ func findRuntimes(s *suite, o *options, dir string) ([]runtimeInfo, error) {
 		rt.Version = versionOf(string(b))
 		rt.Store = filepath.Join(cache, "results", s.id(), name+"-"+rt.Version+"-"+kernel())
 		if name == subject {
-			if rt.Store, err = filepath.Abs(filepath.Join(out, s.id(), name)); err != nil {
+			if rt.Store, err = subjectStore(s); err != nil {
 				return nil, err
 			}
 		}
@@ -218,8 +218,21 @@ func recall(s *suite) (map[string]runtimeInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return known, json.Unmarshal(b, &known)
+	if err := json.Unmarshal(b, &known); err != nil {
+		return nil, fmt.Errorf("%s: %w", runtimesFile(s), err)
+	}
+	// The results of another working tree may have been brought here, with its paths.
+	if rt, ok := known[subject]; ok {
+		if rt.Store, err = subjectStore(s); err != nil {
+			return nil, err
+		}
+		known[subject] = rt
+	}
+	return known, nil
 }
+
+// subjectStore is where the results of govmm-run go.
+func subjectStore(s *suite) (string, error) { return filepath.Abs(filepath.Join(out, s.id(), subject)) }
 
 func kernel() string {
 	var u unix.Utsname
