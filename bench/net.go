@@ -92,6 +92,7 @@ if [ $$ = 1 ] && ! [ -e /proc/self ]; then
 	/bin/busybox ip address add ` + netGuest + `/24 dev eth0
 fi
 /usr/bin/iperf3 -s >/dev/null 2>&1 &
+until /bin/busybox grep -q ':1451 ' /proc/net/tcp6; do /bin/busybox sleep 0.05; done # its port
 exec /bench -serve :` + serverPort + `
 `
 
