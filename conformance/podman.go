@@ -13,7 +13,7 @@ import (
 var podmanSystem = &suite{
 	name:    "podman-system",
 	version: "4.3.1-2",
-	about:   "podman's system tests, from Debian's source package: the files about the runtime, without a network, on an image of Debian's busybox in place of the Alpine that podman's CI downloads.",
+	about:   "podman's system tests, from Debian's source package: the files about the runtime, without a network, on an image of Debian's busybox in place of the Alpine that podman's CI downloads. What they judge by seconds is judged on a machine whose clock counts instructions, one a nanosecond.",
 	prepare: preparePodman,
 	units: func(files string) ([]string, error) {
 		return batsUnits(filepath.Join(files, podmanTests), podmanFiles, 4)
