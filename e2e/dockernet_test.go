@@ -31,7 +31,8 @@ engine() { case $1 in rm) docker rm -f "${@:5}" ;; *) docker "$@" ;; esac; }
 NAMES=127.0.0.11
 `
 
-// dockerNetworkSteps is what people do with docker's networks. The default bridge gives addresses out one after the other.
+// dockerNetworkSteps is what people do with docker's networks. The default bridge gives addresses out one after the other. Of two networks
+// either is eth0: docker goes through them in no order.
 var dockerNetworkSteps = []step{
 	{name: "bridge", script: `serve echo :7777 & server=$!
 run --rm bb sh -c "$show; cat /etc/resolv.conf; for a in 10.95.0.1 fd95::1; do ping -c 2 -W 20 \$a | grep -o ' 0% packet loss'; done
@@ -49,7 +50,8 @@ wait_for docker exec web sh -c 'ip -4 address show dev eth1 | grep inet'; docker
 wait_for curl -sf -m 5 http://127.0.0.1:8080/; curl -sS -m 20 http://127.0.0.1:8080/`},
 	{name: "restart", script: `docker restart -t 1 web >/dev/null; wait_for curl -sf -m 5 http://127.0.0.1:8080/; curl -sS -m 20 http://127.0.0.1:8080/`},
 	{name: "two networks, MTU 1400 and 9000", script: `docker network create -o com.docker.network.driver.mtu=9000 --subnet 10.97.0.0/24 big >/dev/null; serve streams :7778 & server=$!
-docker create --runtime $RUNTIME --name both --network one --ip 10.96.0.8 -v $BIN/client:/client bb sh -c "ls /sys/class/net; cat /sys/class/net/eth*/mtu; ip route; ping -c 1 -W 20 -s 8900 10.97.0.1 | grep -o ' 0% packet loss'
+docker create --runtime $RUNTIME --name both --network one --ip 10.96.0.8 -v $BIN/client:/client bb sh -c "ls /sys/class/net
+for a in 10.96.0.8 10.97.0.8; do cat /sys/class/net/\$(ip -o address | grep -F \$a/ | cut -d' ' -f2)/mtu; done; ip route | sed 's/ eth[01]/ ethN/'; ping -c 1 -W 20 -s 8900 10.97.0.1 | grep -o ' 0% packet loss'
 for a in 10.96.0.1 10.97.0.1; do /client stream \$a:7778 4000000; done" >/dev/null
 docker network connect --ip 10.97.0.8 big both; docker start -a both; docker rm both >/dev/null; kill $server`},
 	{name: "64 MB both ways between containers", script: `run -d --name streams --network one --ip 10.96.0.7 bb /client streams :99 >/dev/null; run --rm --network one bb /client stream 10.96.0.7:99 64000000; docker rm -f streams >/dev/null`},
