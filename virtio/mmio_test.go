@@ -724,3 +724,15 @@ func FuzzEcho(f *testing.F) {
 		return e
 	}, virtiotest.FuzzOptions{Requests: [][]byte{[]byte("request"), bytes.Repeat([]byte("long"), 150)}})
 }
+
+// TestLateNotification: a goroutine that was about to notify the driver does so only after a reset, while nobody is there to acknowledge it.
+func TestLateNotification(t *testing.T) {
+	d := virtiotest.New(t, newEcho(), virtiotest.Options{})
+	d.Prepare()
+	virtio.NotifyUsed(d.MMIO)
+	d.DriverOK()
+	before := d.Interrupts()
+	d.Queue(0).Add([][]byte{[]byte("x")}, 1)
+	d.Queue(0).Kick()
+	virtiotest.Eventually(t, "the interrupt of the first request", func() bool { return d.Interrupts() > before })
+}

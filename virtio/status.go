@@ -69,6 +69,8 @@ func (m *MMIO) takeStep(a *attachment, bit uint32) {
 		if m.status.Load()&StatusNeedsReset != 0 {
 			return
 		}
+		// A goroutine that has lost its CPU may have notified the driver of before the reset. This one does not look for it.
+		m.interrupt.Store(0)
 		m.status.Or(bit)
 		m.activate(a)
 	default:

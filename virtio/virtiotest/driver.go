@@ -142,6 +142,13 @@ func (d *Driver) Status() uint32 { return d.Read32(virtio.RegStatus) }
 // Init resets the device and brings it to DRIVER_OK (virtio 1.2 §3.1.1).
 func (d *Driver) Init() {
 	d.T.Helper()
+	d.Prepare()
+	d.DriverOK()
+}
+
+// Prepare is all of Init but DRIVER_OK.
+func (d *Driver) Prepare() {
+	d.T.Helper()
 	d.Reset()
 	if got := d.Read32(virtio.RegMagicValue); got != virtio.MagicValue {
 		d.T.Fatalf("magic value %#x", got)
@@ -155,6 +162,11 @@ func (d *Driver) Init() {
 	for i := range d.MMIO.Queues() {
 		d.Queues = append(d.Queues, d.setUpQueue(i))
 	}
+}
+
+// DriverOK sets DRIVER_OK.
+func (d *Driver) DriverOK() {
+	d.T.Helper()
 	d.addStatus(virtio.StatusDriverOK)
 	if got := d.Status(); got&virtio.StatusDriverOK == 0 {
 		d.T.Fatalf("DRIVER_OK did not stick: status %#x", got)
