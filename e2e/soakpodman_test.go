@@ -76,6 +76,7 @@ type podSoaked struct {
 // cut runs a script's program and kills it after a time: the script is one command.
 func (p *podSoaked) cut(after time.Duration, command string) {
 	p.t.Helper()
+	after = max(after, time.Millisecond) // timeout takes 0 for no limit
 	out, err := p.engine.run(fmt.Sprintf("timeout -s KILL %.3f %s >/dev/null 2>&1; true", after.Seconds(), command))
 	if err != nil {
 		p.t.Errorf("%s: %s%v", command, out, err)
