@@ -79,7 +79,7 @@ wait_for docker exec $c test -e /v/held; run --rm -v $v:/v -v $BIN/client:/clien
 	{name: "pull and push", newer: true, script: `docker pull -q $REGISTRY/bb:1 >/dev/null; run --name p-$RUNTIME $REGISTRY/bb:1 sh -c 'cat /etc/greeting; echo pushed >/pushed'
 docker commit p-$RUNTIME $REGISTRY/new:1 >/dev/null; docker push -q $REGISTRY/new:1 >/dev/null; docker rm p-$RUNTIME >/dev/null; docker rmi $REGISTRY/new:1 $REGISTRY/bb:1 >/dev/null
 run --rm $REGISTRY/new:1 cat /pushed 2>/dev/null`},
-	{name: "prune", full: true, script: "docker create --runtime $RUNTIME --label mine=$c --name $c bb true >/dev/null; docker container prune -f --filter label=mine=$c | grep -cE '^[0-9a-f]{12,64}$'; docker ps -aq --filter name=$c"},
+	{name: "prune", full: true, script: "docker create --runtime $RUNTIME --label mine=$c --name $c bb true >/dev/null; wait_for sh -c \"docker container prune -f --filter label=mine=$c >pruned\"; grep -cE '^[0-9a-f]{12,64}$' pruned; docker ps -aq --filter name=$c"},
 	{name: "volume rm", script: "docker volume rm $v"},
 }
 
