@@ -14,10 +14,10 @@ import (
 // switches and several system calls for each frame. A batch thread waits until the vCPU has no more to do or its slice is over, and then finds
 // many. Where a CPU is free it runs there at once, as before.
 //
-// It is not done before: while a guest starts, what its vCPU waits for should run soon. Threads of a policy that somebody has chosen keep
-// theirs. Later threads inherit from those that make them.
+// It is not done before: while a guest starts, what its vCPU waits for should run soon. Where somebody has chosen a policy for the
+// process, as by chrt(1), all threads keep it. Later threads inherit from those that make them.
 func (v *VM) preferVCPUs() {
-	if v.batch.Swap(true) {
+	if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy != unix.SCHED_NORMAL || v.batch.Swap(true) {
 		return
 	}
 	// A /proc of another PID namespace than ours names the threads otherwise.

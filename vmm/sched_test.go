@@ -40,37 +40,21 @@ func policies(t *testing.T) map[int]uint32 {
 	return out
 }
 
+// setAll gives each thread of this process a policy.
+func setAll(t *testing.T, policy uint32) {
+	t.Helper()
+	for tid := range policies(t) {
+		_ = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}, 0)
+	}
+}
+
 // TestPreferVCPUs: once a device calls itself busy the threads of the process are batch threads, the vCPU's is not.
 func TestPreferVCPUs(t *testing.T) {
-	vmmtest.NeedKVM(t)
-	t.Cleanup(func() {
-		for tid := range policies(t) {
-			_ = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr}, 0)
-		}
-	})
-	vm, err := vmm.New(vmm.Config{Memory: 16 << 20, LateDevices: 1, Protocol: boot.PVH, Kernel: vmmtest.Kernel([]byte{0xeb, 0xfe})}) // jmp .
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- vm.Run(t.Context()) }()
-	defer func() {
-		vm.Close()
-		<-ended
-	}()
-	for end := time.Now().Add(20 * time.Second); vmm.VCPUThread(vm) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the vCPU does not run")
-		}
-	}
-	d := &busy{Device: rng.New(source{})}
-	if err := vm.Attach(d); err != nil {
-		t.Fatal(err)
-	}
+	d, vcpu := busyVM(t)
 	for _, others := range []uint32{unix.SCHED_NORMAL, unix.SCHED_BATCH} {
 		for tid, policy := range policies(t) {
 			want := others
-			if tid == vmm.VCPUThread(vm) {
+			if tid == vcpu {
 				want = unix.SCHED_NORMAL
 			}
 			if policy != want {
@@ -79,4 +63,43 @@ func TestPreferVCPUs(t *testing.T) {
 		}
 		d.transport.Busy()
 	}
+}
+
+// TestChosenPolicy: a policy that somebody has chosen for the process stays, for the vCPU as for the others.
+func TestChosenPolicy(t *testing.T) {
+	d, _ := busyVM(t)
+	setAll(t, unix.SCHED_BATCH)
+	d.transport.Busy()
+	for tid, policy := range policies(t) {
+		if policy != unix.SCHED_BATCH {
+			t.Errorf("thread %d has policy %d", tid, policy)
+		}
+	}
+}
+
+// busyVM runs a VM with a device that can call itself busy, and returns it and the vCPU's thread.
+func busyVM(t *testing.T) (d *busy, vcpu int) {
+	t.Helper()
+	vmmtest.NeedKVM(t)
+	t.Cleanup(func() { setAll(t, unix.SCHED_NORMAL) })
+	vm, err := vmm.New(vmm.Config{Memory: 16 << 20, LateDevices: 1, Protocol: boot.PVH, Kernel: vmmtest.Kernel([]byte{0xeb, 0xfe})}) // jmp .
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- vm.Run(t.Context()) }()
+	t.Cleanup(func() {
+		vm.Close()
+		<-ended
+	})
+	for end := time.Now().Add(20 * time.Second); vmm.VCPUThread(vm) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the vCPU does not run")
+		}
+	}
+	d = &busy{Device: rng.New(source{})}
+	if err := vm.Attach(d); err != nil {
+		t.Fatal(err)
+	}
+	return d, vmm.VCPUThread(vm)
 }

@@ -40,8 +40,10 @@ Disks are /dev/vda, /dev/vdb and so on in the guest, in the order of the flags. 
 needs its own initramfs, which has the drivers: --initrd. Nothing is written to a disk or a directory with ",ro".
 
 A network's TAP interface is used if it exists (ip tuntap add dev NAME mode tap user $USER), and else made for the life of the
-VM. The guest sends by as many queues as queues=N says, and receives by one, in order. rate=N[:BURST] bounds the bytes that a disk, or each direction of a network,
-moves in a second, and ops=N[:BURST] the requests or frames; N may have a suffix K, M or G.
+VM. The guest sends by as many queues as queues=N says, and receives by one, in order.
+
+rate=N[:BURST] bounds the bytes that a disk, or each direction of a network, moves in a second, and ops=N[:BURST] the
+requests or frames; N may have a suffix K, M or G.
 
 The network user needs no privileges: what the guest does on it comes from a process beside this one. DHCP gives the guest
 10.0.2.15, gateway 10.0.2.2 and name server 10.0.2.3, and router advertisements fd00::/64. The host's loopback is out of reach.
