@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -39,7 +40,7 @@ func TestLimits(t *testing.T) {
 	r.run("start", id).want(t, 0, "", "")
 	r.guestFile(id, "pids.max", "50")
 	r.run("exec", id, "/bin/nproc").want(t, 0, fmt.Sprintf("%d\n", min(2, runtime.NumCPU())), "")
-	for file, want := range map[string]string{"memory.max": "67108864", "memory.swap.max": "16777216", "memory.low": "8388608", "memory.oom.group": "1"} {
+	for file, want := range map[string]string{"memory.max": "67108864", "memory.swap.max": "16777216", "memory.low": "8388608", "memory.oom.group": "1", "cpu.max": "150000 100000", "cpu.max.burst": "10000", "cpu.weight": "174"} {
 		r.guestFile(id, file, want)
 	}
 	const ram = 196 << 20 // (64 MiB + 128 MiB) / 63 * 64, to whole huge pages
@@ -64,6 +65,8 @@ func (r *rt) updates(id, bound string) {
 	t.Helper()
 	r.runInput([]byte(`{"cpu": {"quota": 50000, "shares": 0}, "memory": {"limit": 33554432, "swap": 33554432}}`), "update", "--resources=-", id).want(t, 0, "", "")
 	hostFile(t, "c/cpu.max", "50000 100000")
+	r.guestFile(id, "cpu.max", "50000 100000")
+	r.guestFile(id, "cpu.max.burst", "10000")
 	r.guestFile(id, "memory.max", "33554432")
 	r.guestFile(id, "memory.swap.max", "0")
 	r.guestFile(id, "pids.max", "50")
@@ -76,6 +79,7 @@ func (r *rt) updates(id, bound string) {
 	r.guestFile(id, "memory.swap.max", "max")
 	r.guestFile(id, "pids.max", "70")
 	hostFile(t, "c/cpu.max", "50000 50000")
+	r.guestFile(id, "cpu.max", "50000 50000")
 	hostFile(t, "c/cpuset.cpus", "0")
 	hostFile(t, "c/memory.max", bound)
 	r.run("update", "--cpuset-cpus", "4000", "--memory", "64M", id).want(t, 1, "", "cpuset.cpus")
@@ -101,6 +105,31 @@ func (r *rt) pausedLimits(id string) {
 	}
 	r.run("resume", id).want(t, 0, "", "")
 	r.guestFile(id, "pids.max", "80")
+	r.guestFile(id, "cpu.weight", "100")
+}
+
+// A pause is no use of the CPU: a container with a quota would not run again until it had paid for it.
+func TestPauseIsNotUse(t *testing.T) {
+	r := newRuntime(t)
+	id := r.id()
+	r.run("run", "--detach", "--bundle", r.sh("while :; do :; done"), id).want(t, 0, "", "")
+	usage := func() (seconds float64) {
+		t.Helper()
+		res := r.run("exec", id, "/bin/grep", "usage_usec", "/sys/fs/cgroup/cpu.stat")
+		if _, err := fmt.Sscanf(res.out, "usage_usec %f", &seconds); err != nil {
+			t.Fatalf("%+v: %v", res, err)
+		}
+		return seconds / 1e6
+	}
+	const pause = 8 * time.Second // far more than what the calls take
+	before, since := usage(), time.Now()
+	r.run("pause", id).want(t, 0, "", "")
+	time.Sleep(pause)
+	r.run("resume", id).want(t, 0, "", "")
+	took, ran := usage()-before, (time.Since(since) - pause).Seconds()
+	if took > ran {
+		t.Errorf("%.1f s of CPU time in %.1f s that were no pause", took, ran)
+	}
 }
 
 // moreMemory raises the limit beyond the RAM that the guest was made with, and uses it.

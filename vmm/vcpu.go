@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,10 +108,12 @@ func (c *vcpu) park() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.parked = true
+	since := time.Now()
 	c.change.Broadcast()
 	for request(c.want.Load()) == pauseRequest {
 		c.change.Wait()
 	}
+	c.steal(time.Since(since))
 	c.parked = false
 	c.change.Broadcast()
 }

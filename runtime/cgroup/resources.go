@@ -27,7 +27,7 @@ func convert(r *specs.LinuxResources, memory int64, v2 bool) *cgroups.Resources 
 		out.HugetlbLimit = append(out.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: l.Pagesize, Limit: l.Limit})
 	}
 	for file, text := range r.Unified {
-		if GuestKeeps(file) {
+		if _, alone := GuestKeeps(file); alone {
 			continue
 		}
 		if out.Unified == nil {
@@ -38,9 +38,11 @@ func convert(r *specs.LinuxResources, memory int64, v2 bool) *cgroups.Resources 
 	return out
 }
 
-// GuestKeeps says whether a file of cgroup version 2 belongs to a controller whose limits are kept in the guest.
-func GuestKeeps(file string) bool {
-	return strings.HasPrefix(file, "memory.") || strings.HasPrefix(file, "pids.")
+// GuestKeeps says whether a file of cgroup version 2 belongs to a controller whose limits are kept in the guest, and
+// whether they are kept there alone.
+func GuestKeeps(file string) (keeps, alone bool) {
+	alone = strings.HasPrefix(file, "memory.") || strings.HasPrefix(file, "pids.")
+	return alone || strings.HasPrefix(file, "cpu."), alone
 }
 
 // convertMemory gives the monitor as much swap as the container may have.

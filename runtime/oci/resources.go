@@ -5,16 +5,18 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/govmm/govmm/runtime/agent"
 	"github.com/govmm/govmm/runtime/cgroup"
 )
 
-// GuestResources are the limits that the guest's cgroup keeps. The quota of CPU time is the host's alone: the guest
-// counts the time that its host does not run it as used, and would throttle once more.
+// GuestResources are the limits that the guest's cgroup keeps. Those of CPU time are the host's as well: the guest counts
+// time that the host does not run it as stolen, not as used, so that it does not throttle for it once more.
 func GuestResources(r *specs.LinuxResources) agent.Resources {
 	var out agent.Resources
 	if r == nil {
@@ -28,15 +30,51 @@ func GuestResources(r *specs.LinuxResources) agent.Resources {
 	if r.Pids != nil {
 		out.PidsMax = value(r.Pids.Limit)
 	}
+	if r.CPU != nil {
+		out.Files = cpuFiles(r.CPU)
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Unified)) {
 		n, err := fileNumber(r.Unified[name])
+		keeps, _ := cgroup.GuestKeeps(name)
 		switch {
-		case !cgroup.GuestKeeps(name), name == "memory.max":
+		case !keeps, name == "memory.max":
 		case name == "pids.max" && err == nil && n != 0:
 			out.PidsMax = n // it comes into force with the process, as the field's does
 		default:
 			out.Files = append(out.Files, agent.File{Name: name, Value: r.Unified[name]})
 		}
+	}
+	return out
+}
+
+// cpuFiles are the guest's files for what cgroup.convert asks of the host. The burst goes first to 0 and last to what it is
+// to be: it may be above neither the quota before nor the one after.
+func cpuFiles(c *specs.LinuxCPU) []agent.File {
+	var out []agent.File
+	add := func(name, text string) { out = append(out, agent.File{Name: "cpu." + name, Value: text}) }
+	if c.Idle != nil {
+		add("idle", strconv.FormatInt(*c.Idle, 10))
+	}
+	if weight := cgroups.ConvertCPUSharesToCgroupV2Value(value(c.Shares)); weight != 0 {
+		add("weight", strconv.FormatUint(weight, 10))
+	}
+	quota, period := value(c.Quota), value(c.Period)
+	limited := quota != 0 || period != 0
+	if c.Burst != nil && limited {
+		add("max.burst", "0")
+	}
+	if limited {
+		text := "max"
+		if quota > 0 {
+			text = strconv.FormatInt(quota, 10)
+		}
+		if period == 0 {
+			period = cfsPeriod
+		}
+		add("max", text+" "+strconv.FormatUint(period, 10))
+	}
+	if c.Burst != nil {
+		add("max.burst", strconv.FormatUint(*c.Burst, 10))
 	}
 	return out
 }

@@ -80,13 +80,39 @@ func TestGuestResources(t *testing.T) {
 	})
 	want := agent.Resources{
 		Check: true, MemoryMax: 4096, MemorySwap: -1, MemoryLow: 3, PidsMax: 7,
-		Files: []agent.File{{Name: "memory.high", Value: "max"}, {Name: "memory.oom.group", Value: "1"}},
+		Files: []agent.File{{Name: "cpu.max", Value: "1 2"}, {Name: "memory.high", Value: "max"}, {Name: "memory.oom.group", Value: "1"}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
 	if d := cmp.Diff(agent.Resources{}, GuestResources(nil)); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestGuestCPU holds the guest's files against what the library writes on the host.
+func TestGuestCPU(t *testing.T) {
+	unsigned := func(n uint64) *uint64 { return &n }
+	for _, tt := range []struct {
+		cpu  specs.LinuxCPU
+		want string
+	}{
+		{specs.LinuxCPU{Cpus: "0", Mems: "0"}, ""},
+		{specs.LinuxCPU{Shares: unsigned(0), Quota: ptr(0)}, ""},
+		{specs.LinuxCPU{Shares: unsigned(512)}, "cpu.weight=59"},
+		{specs.LinuxCPU{Shares: unsigned(1024), Idle: ptr(1)}, "cpu.idle=1 cpu.weight=100"},
+		{specs.LinuxCPU{Quota: ptr(50000)}, "cpu.max=50000 100000"},
+		{specs.LinuxCPU{Quota: ptr(-1), Period: unsigned(20000)}, "cpu.max=max 20000"},
+		{specs.LinuxCPU{Burst: unsigned(7)}, "cpu.max.burst=7"},
+		{specs.LinuxCPU{Quota: ptr(50000), Burst: unsigned(7)}, "cpu.max.burst=0 cpu.max=50000 100000 cpu.max.burst=7"},
+	} {
+		var got []string
+		for _, f := range GuestResources(&specs.LinuxResources{CPU: &tt.cpu}).Files {
+			got = append(got, f.Name+"="+f.Value)
+		}
+		if got := strings.Join(got, " "); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.cpu, got, tt.want)
+		}
 	}
 }
 

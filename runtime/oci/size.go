@@ -191,13 +191,16 @@ func CPUs(spec *specs.Spec) (int, error) {
 	return count, nil
 }
 
-const maxCPUs = 64 // what the guest kernel is built for
+const (
+	maxCPUs   = 64     // what the guest kernel is built for
+	cfsPeriod = 100000 // microseconds: the period of a quota of CPU time that names none
+)
 
 func quotaCPUs(c *specs.LinuxCPU) uint64 {
 	if c.Quota == nil || *c.Quota <= 0 {
 		return 0
 	}
-	period := uint64(100000)
+	period := uint64(cfsPeriod)
 	if c.Period != nil && *c.Period > 0 {
 		period = *c.Period
 	}
