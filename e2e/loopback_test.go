@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,7 @@ func TestNetworkLoopback(t *testing.T) {
 	bundle := r.bundle(func(s *specs.Spec) { ns.join(s) }, "/bin/sh", "-c", `exec 2>&1
 /client answer tcp4 0.0.0.0:53 own & /client answer udp4 0.0.0.0:53 own &
 /client answer tcp4 127.0.0.1:8080 local & /client answer tcp6 [::1]:8080 local6 & /client answer tcp4 0.0.0.0:8081 all &
+/client answer udp4 127.0.0.1:8080 local & /client answer udp6 [::1]:8080 local6 & /client answer udp4 0.0.0.0:8081 all &
 sleep 1
 for n in udp tcp; do
   /client ask $n 127.0.0.11:53 one far two far
@@ -214,6 +216,30 @@ while [ ! -e /go ]; do sleep 0.2; done
 			}
 			fmt.Fprintf(&out, "%s: %v\n", address, err)
 		}
+		// More clients than there are talks at a time.
+		for i, address := range slices.Repeat([]string{"127.0.0.1:53", "127.0.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "10.88.6.2:8081"}, 20) {
+			err := <-ns.within(func() error {
+				c, err := net.DialTimeout("udp", address, answerTime)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(answerTime))
+				for n := range 3 {
+					fmt.Fprintf(c, "%d of %d", n, i)
+					b := make([]byte, 200)
+					n, err := c.Read(b)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintf(&out, "udp %s: %s\n", address, b[:n])
+				}
+				return nil
+			})
+			if err != nil {
+				fmt.Fprintf(&out, "udp %s: %v\n", address, err)
+			}
+		}
 		if err := os.WriteFile(rootfs+"/go", nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +250,7 @@ while [ ! -e /go ]; do sleep 0.2; done
 	theirs := try(func() result {
 		return finish(t, exec.Command(runc, "--root", r.dir+"/runc", "run", "--bundle", bundle, r.id()), nil)
 	})
-	if !strings.Contains(theirs, "udp upstream far\n") || !strings.Contains(theirs, "tcp upstream far\n") || !strings.HasSuffix(theirs, "status 0\n") {
+	if !strings.Contains(theirs, "udp 10.88.6.2:8081: all 2 of 99\n") || !strings.Contains(theirs, "udp upstream far\n") || !strings.Contains(theirs, "tcp upstream far\n") || !strings.HasSuffix(theirs, "status 0\n") {
 		t.Fatalf("runc: %s", theirs)
 	}
 	ours := try(func() result { return r.run("run", "--bundle", bundle, r.id()) })

@@ -37,7 +37,7 @@ var messages = map[Side][]Message{
 		&StartContainer{"c"}, &DeleteContainer{"c"}, &Exec{"c", "e", "sub", process}, &Signal{"c", "e", 37, true},
 		&Resize{"c", "e", 1, 65535}, &CloseStdin{"c", "e"}, &SetTime{1}, &Plug{}, &Unplug{-7}, &Network{[]NetworkStep{{12, "\x00r", Sysctl{"a", "b"}}}}, &Update{"c", Resources{false, 1, 2, 3, 4, nil}},
 		&ListProcesses{"c"}, &SyncFS{}, &Shutdown{}, &Stats{"c"},
-		&Listen{true, "\x7f\x00\x00\x0b", 7}, &Connect{"\x7f\x00\x00\x01", 80, 8},
+		&Listen{true, "\x7f\x00\x00\x0b", 7}, &Connect{true, "\x7f\x00\x00\x01", 80, 8},
 	},
 	Guest: {
 		&Hello{"6.12", Phases{1, 2, 3}, [SecretSize]byte{1, 31: 2}},

@@ -16,16 +16,18 @@ func (m *Listen) code(c *coder) {
 	c.u32(&m.Stream)
 }
 
-// Connect has PID 1 connect to a TCP server in the guest, and then dial a stream: its first byte is Connected, or the errno for
-// which there is no connection.
+// Connect has PID 1 connect to a server in the guest, by TCP or, for Datagrams, by UDP, and then dial a stream: its first byte is
+// Connected, or the errno for which there is no connection. Datagrams cross it as WriteDatagram writes them.
 type Connect struct {
-	Address string // as in Listen
-	Port    uint16
-	Stream  uint32
+	Datagrams bool
+	Address   string // as in Listen
+	Port      uint16
+	Stream    uint32
 }
 
 func (*Connect) kind() Kind { return kindConnect }
 func (m *Connect) code(c *coder) {
+	c.flag(&m.Datagrams)
 	c.str(&m.Address)
 	c.u16(&m.Port)
 	c.u32(&m.Stream)

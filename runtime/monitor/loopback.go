@@ -19,8 +19,6 @@ import (
 type relays monitor
 
 const (
-	// maxMirrored bounds the connections from the namespace to servers in the guest. Further ones wait to be accepted.
-	maxMirrored = 128
 	// maxAsking bounds the clients of the name server that are remembered. The one that asked the longest time ago is forgotten first.
 	maxAsking = 256
 	// maxAnswering bounds the sockets of the remembered and of those that are being closed: a guest that takes no answers holds them up.
@@ -30,8 +28,6 @@ const (
 	// askTime is how long a client waits for an answer. dockerd itself gives up on other servers after some seconds.
 	askTime  = 30 * time.Second
 	dialTime = 5 * time.Second
-	// acceptPause is how long no connection is accepted after one could not be.
-	acceptPause = 100 * time.Millisecond
 )
 
 // nameServer is docker's: rules of the namespace lead to where it listens.
@@ -49,60 +45,6 @@ func (r *relays) Sockets() ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// Mirror implements network.Relay.
-func (r *relays) Mirror() (v4, v6 uint16, err error) {
-	slots := make(chan struct{}, maxMirrored)
-	listen := func(name, address string) (uint16, error) {
-		l, err := net.Listen(name, address)
-		if err != nil {
-			return 0, err
-		}
-		go r.acceptMirrored(l, slots)
-		return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
-	}
-	v6, _ = listen("tcp6", "[::1]:0") // a namespace need not have IPv6
-	v4, err = listen("tcp4", "127.0.0.1:0")
-	return v4, v6, err
-}
-
-func (r *relays) acceptMirrored(l net.Listener, slots chan struct{}) {
-	for {
-		slots <- struct{}{}
-		c, err := l.Accept()
-		if err != nil { // such as too many open files: the next one may succeed
-			r.log.Debug("loopback", "error", err)
-			<-slots
-			time.Sleep(acceptPause)
-			continue
-		}
-		go func() {
-			defer func() { <-slots }()
-			r.mirrorConnection(c.(*net.TCPConn))
-		}()
-	}
-}
-
-// mirrorConnection connects who has dialled in the namespace with the guest's server. Whom that refuses is reset.
-func (r *relays) mirrorConnection(c *net.TCPConn) {
-	defer c.Close()
-	to, err := originalDestination(c)
-	if err != nil {
-		r.log.Debug("loopback", "error", err)
-		_ = c.SetLinger(0)
-		return
-	}
-	guest, err := r.guest.Connect(to)
-	if err != nil {
-		r.log.Debug("loopback", "to", to, "error", err)
-		_ = c.SetLinger(0)
-		return
-	}
-	defer guest.Close()
-	if guest, ok := guest.(halfCloser); ok {
-		splice(guest, c)
-	}
-}
-
 // splice carries what either of two connections says to the other, each direction until its own end.
 func splice(a, b halfCloser) {
 	done := make(chan struct{})
@@ -112,33 +54,6 @@ func splice(a, b halfCloser) {
 	}()
 	carry(b, a)
 	<-done
-}
-
-// originalDestination is where a connection was to go before a rule sent it here.
-func originalDestination(c *net.TCPConn) (netip.AddrPort, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	const originalDst = 80 // SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv4.h)
-	var to netip.AddrPort
-	cerr := raw.Control(func(fd uintptr) {
-		if c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().Is4() {
-			// The helper that returns 16 bytes, which is struct sockaddr_in.
-			var b *unix.IPv6Mreq
-			if b, err = unix.GetsockoptIPv6Mreq(int(fd), unix.SOL_IP, originalDst); err == nil {
-				a := b.Multiaddr
-				to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(a[4:8])), uint16(a[2])<<8|uint16(a[3]))
-			}
-			return
-		}
-		// And this one begins with struct sockaddr_in6; the port is in network order.
-		var b *unix.IPv6MTUInfo
-		if b, err = unix.GetsockoptIPv6MTUInfo(int(fd), unix.SOL_IPV6, originalDst); err == nil {
-			to = netip.AddrPortFrom(netip.AddrFrom16(b.Addr.Addr), b.Addr.Port<<8|b.Addr.Port>>8)
-		}
-	})
-	return to, errors.Join(err, cerr)
 }
 
 // Serve implements network.Relay.

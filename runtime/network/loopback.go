@@ -15,13 +15,19 @@ import (
 
 // A Relay carries what lives on loopback between a namespace and its guest: there is one loopback in either, and no frame of it leaves.
 type Relay interface {
-	// Mirror listens on the namespace's loopback for connections to the guest's servers, and returns its ports, 0 for a family
-	// that the namespace does not have.
-	Mirror() (v4, v6 uint16, err error)
+	// Mirror listens on the namespace's loopback for who dials the guest's servers, and returns where.
+	Mirror() ([]Mirror, error)
 	// Serve has the guest stand in for the namespace's name server, and returns the ports of Resolver at which it does.
 	Serve() (tcp, udp uint16, err error)
 	// Sockets reads /proc/net/udp of the namespace.
 	Sockets() ([]byte, error)
+}
+
+// A Mirror is a port of the monitor's on the namespace's loopback.
+type Mirror struct {
+	Protocol byte // unix.IPPROTO_TCP or unix.IPPROTO_UDP
+	IPv6     bool
+	Port     uint16
 }
 
 // Resolver is where docker's embedded name server answers in a container on a network of the user's own. It is dockerd that listens
@@ -75,11 +81,11 @@ func listens(sockets []byte, a netip.Addr) bool {
 }
 
 func (m *Manager) mirror() error {
-	v4, v6, err := m.cfg.Relay.Mirror()
+	ports, err := m.cfg.Relay.Mirror()
 	if err != nil {
 		return err
 	}
-	return m.redirect.Mirror(v4, v6)
+	return m.redirect.Mirror(ports)
 }
 
 // ownTable is the table of what does not depend on an interface.
@@ -87,29 +93,23 @@ var ownTable = table{familyInet, "govmm"}
 
 func port(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 
-// Mirror sends TCP connections that are made in the namespace to itself to its own ports v4 and v6. The name server's stay.
-func (r *redirector) Mirror(v4, v6 uint16) error {
+// Mirror sends what is dialled in the namespace, at the namespace itself, to its own ports. The name server's stays.
+func (r *redirector) Mirror(ports []Mirror) error {
 	out := chain{"mirror", "nat", hookOutput, priorityDNAT, ""}
 	messages := []netlink.Message{ownTable.create(), ownTable.chain(out)}
-	// Of IPv4 and IPv6: where the destination is in the header, in bytes, and a destination that stays.
-	for _, f := range []struct {
-		protocol       byte
-		port           uint16
-		offset, length uint32
-		but            []byte
-	}{
-		{unix.NFPROTO_IPV4, v4, 16, 4, Resolver.AsSlice()},
-		{unix.NFPROTO_IPV6, v6, 24, 16, make([]byte, 16)},
-	} {
-		if f.port != 0 {
-			messages = append(messages, ownTable.rule(out.name,
-				meta(unix.NFT_META_OIF), equal(index(loopback)...),
-				meta(unix.NFT_META_NFPROTO), equal(f.protocol),
-				meta(unix.NFT_META_L4PROTO), equal(unix.IPPROTO_TCP),
-				payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.offset, f.length), compare(unix.NFT_CMP_NEQ, f.but),
-				load(port(f.port)), redirect(),
-			))
+	for _, p := range ports {
+		// Where the destination is in the header, in bytes, and one that stays.
+		family, offset, but := byte(unix.NFPROTO_IPV4), uint32(16), Resolver.AsSlice()
+		if p.IPv6 {
+			family, offset, but = unix.NFPROTO_IPV6, 24, make([]byte, 16)
 		}
+		messages = append(messages, ownTable.rule(out.name,
+			meta(unix.NFT_META_OIF), equal(index(loopback)...),
+			meta(unix.NFT_META_NFPROTO), equal(family),
+			meta(unix.NFT_META_L4PROTO), equal(p.Protocol),
+			payload(unix.NFT_PAYLOAD_NETWORK_HEADER, offset, uint32(len(but))), compare(unix.NFT_CMP_NEQ, but),
+			load(port(p.Port)), redirect(),
+		))
 	}
 	return errNAT(r.nft.batch(messages...))
 }

@@ -38,7 +38,11 @@ func (s *server) connect(m *agent.Connect) error {
 	}
 	go func() {
 		defer func() { <-s.relayed }()
-		conn, err := dialTCP(to, family)
+		kind, carry := unix.SOCK_STREAM, join
+		if m.Datagrams {
+			kind, carry = unix.SOCK_DGRAM, converse
+		}
+		conn, err := dialServer(to, family, kind)
 		stream, serr := s.dial(m.Stream)
 		switch {
 		case serr != nil && err == nil:
@@ -49,7 +53,7 @@ func (s *server) connect(m *agent.Connect) error {
 			stream.Close()
 		default:
 			if _, err := stream.Write([]byte{agent.Connected}); err == nil {
-				join(conn, stream)
+				carry(conn, stream)
 			}
 		}
 	}()
@@ -66,8 +70,8 @@ func refusal(err error) byte {
 	return byte(errno)
 }
 
-func dialTCP(to unix.Sockaddr, family int) (*os.File, error) {
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+func dialServer(to unix.Sockaddr, family, kind int) (*os.File, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +86,46 @@ func dialTCP(to unix.Sockaddr, family int) (*os.File, error) {
 	}
 	return conn, nil
 }
+
+// converse carries datagrams between a socket and a stream, until the host ends the stream, and closes both. Those that nobody takes are
+// lost, as datagrams are.
+func converse(conn *os.File, stream Stream) {
+	defer conn.Close()
+	defer stream.Close()
+	go func() {
+		for buf := make([]byte, maxUDP); ; {
+			var n int
+			err := wait(conn, func(fd int) (err error) {
+				n, err = unix.Read(fd, buf)
+				return err
+			})
+			if errors.Is(err, unix.ECONNREFUSED) {
+				continue // said once for each datagram that was sent
+			}
+			if err != nil || agent.WriteDatagram(stream, buf[:n]) != nil {
+				stream.Close()
+				return
+			}
+		}
+	}()
+	c, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	for buf := []byte(nil); ; {
+		if buf, err = agent.ReadDatagram(stream, buf); err != nil {
+			return
+		}
+		_ = c.Control(func(fd uintptr) {
+			if _, err := unix.Write(int(fd), buf); errors.Is(err, unix.ECONNREFUSED) {
+				_, _ = unix.Write(int(fd), buf) // it was an earlier one that nobody took
+			}
+		})
+	}
+}
+
+// maxUDP is the longest that a datagram of UDP is, in bytes.
+const maxUDP = 64 << 10
 
 // connected waits until a connection is made.
 func connected(conn *os.File) error {

@@ -160,3 +160,55 @@ func (f *fixture) testConnect(t *testing.T) {
 		c.Close()
 	}
 }
+
+// TestConnectDatagrams has PID 1 carry datagrams to a server that answers each, those without a byte too, and to none.
+func TestConnectDatagrams(t *testing.T) {
+	f := start(t)
+	f.inNetwork(func() {
+		for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+			f.testConnectDatagrams(t, address)
+		}
+	})
+}
+
+func (f *fixture) testConnectDatagrams(t *testing.T, address string) {
+	l, err := net.ListenPacket("udp", address)
+	must(t, err)
+	to := l.LocalAddr().(*net.UDPAddr).AddrPort()
+	answer := func(l net.PacketConn) {
+		for b := make([]byte, maxDatagram); ; {
+			n, from, err := l.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = l.WriteTo(b[:n], from)
+		}
+	}
+	go answer(l)
+	c, err := f.ConnectDatagrams(to)
+	must(t, err)
+	defer c.Close()
+	exchange := func(want string) {
+		t.Helper()
+		must(t, agent.WriteDatagram(c, []byte(want)))
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if b, err := agent.ReadDatagram(c, nil); err != nil || string(b) != want {
+			t.Errorf("%d bytes, %v, want %d", len(b), err, len(want))
+		}
+	}
+	for _, n := range []int{5, 0, 1, maxDatagram} {
+		exchange(string(make([]byte, n)))
+	}
+	// While there is no server its absence is an error of the socket's, and the next datagram is not lost by it.
+	l.Close()
+	must(t, agent.WriteDatagram(c, []byte("lost")))
+	time.Sleep(50 * time.Millisecond)
+	l, err = net.ListenPacket("udp", to.String())
+	must(t, err)
+	defer l.Close()
+	go answer(l)
+	exchange("found")
+}
+
+// maxDatagram is the longest datagram of UDP over IPv4.
+const maxDatagram = 65507

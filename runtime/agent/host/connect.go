@@ -15,10 +15,16 @@ import (
 const connectTime = 15 * time.Second
 
 // Connect connects to a TCP server in the guest. The error is the guest's errno where there is none, or ErrClosed.
-func (c *Client) Connect(to netip.AddrPort) (net.Conn, error) {
+func (c *Client) Connect(to netip.AddrPort) (net.Conn, error) { return c.connect(to, false) }
+
+// ConnectDatagrams does so by UDP, whose datagrams agent.WriteDatagram and ReadDatagram carry over the stream. That there is no server
+// is not found out.
+func (c *Client) ConnectDatagrams(to netip.AddrPort) (net.Conn, error) { return c.connect(to, true) }
+
+func (c *Client) connect(to netip.AddrPort, datagrams bool) (net.Conn, error) {
 	id := c.NewStream()
 	defer c.DropStream(id)
-	if err := c.soon(&agent.Connect{Address: string(to.Addr().AsSlice()), Port: to.Port(), Stream: id}); err != nil {
+	if err := c.soon(&agent.Connect{Datagrams: datagrams, Address: string(to.Addr().AsSlice()), Port: to.Port(), Stream: id}); err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(connectTime)
