@@ -23,7 +23,8 @@ var nerdctlSteps = []step{
 	{name: "load", script: "nerdctl load -q -i $IMAGE >/dev/null; nerdctl images --format '{{.Repository}}:{{.Tag}}'"},
 	{name: "run", script: "run --rm bb echo hi"},
 	{name: "run streams", script: "run --rm bb sh -c 'echo out; echo err >&2; exit 7' 2>/dev/null"},
-	{name: "run -i", script: "printf 'one\ntwo\n' | run -i --rm bb sh -c 'cat; echo EOF'"},
+	// nerdctl forgets that its input has ended if it does so before the task is known (taskutil.StdinCloser), and waits for ever.
+	{name: "run -i", script: "{ printf 'one\ntwo\n'; wait_for sh -c 'nerdctl ps | grep \"sh -c cat\"'; } | run -i --rm bb sh -c 'cat; echo EOF'"},
 	{name: "run -it", script: `script -qec 'stty rows 31 cols 97; nerdctl run --runtime $BIN/$RUNTIME --network none -it --rm bb sh -c "tty; until stty size 2>&1 | grep ^31; do sleep 0.1; done"' /dev/null </dev/null`},
 	{name: "run options", script: "run --rm --user 1000:1000 --group-add 2000 --workdir /new/dir -e A=b --hostname me --ulimit nofile=100:200 bb sh -c 'id; pwd; echo $A; hostname; ulimit -n'"},
 	{name: "127 and 126", script: "run --rm bb /nope 2>&1 | grep -o 'exec: .*'; run --rm bb nope >/dev/null 2>&1; echo $?; run --rm bb /etc/greeting 2>&1 | grep -o 'exec: .*'"},
