@@ -56,7 +56,7 @@ wait_for sh -c "docker logs $c | grep started"; docker logs $c; docker ps --filt
 	{name: "health check", full: true, script: "run -d --name $c --health-cmd 'test -e /tmp/ok' --health-interval 1s bb sh -c 'touch /tmp/ok; exec sleep 1000'; wait_for sh -c \"docker inspect $c --format '{{.State.Health.Status}}' | grep ^healthy\"; docker inspect $c --format '{{.State.Health.Status}}'; docker rm -f $c"},
 	{name: "memory limit", script: "run --rm --memory 64m bb cat /sys/fs/cgroup/memory.max; run --name $c --memory 64m --memory-swap 64m --tmpfs /t bb dd if=/dev/zero of=/t/x bs=1M count=200; echo $?; docker inspect $c --format '{{.State.ExitCode}} {{.State.OOMKilled}}'; docker rm $c"},
 	{
-		name: "CPU limit", full: true, script: "run --rm --cpus 0.5 --cpu-shares 512 bb sh -c 'cd /sys/fs/cgroup; cat cpu.max cpu.weight'",
+		name: "CPU limit", full: true, script: "run --rm --cpus 0.5 --cpu-shares 262144 bb sh -c 'cd /sys/fs/cgroup; cat cpu.max cpu.weight'",
 		want: `^1\nmax 100000\n`,
 	},
 	{name: "update", script: "run -d --name $c --memory 64m --memory-swap 128m bb sleep 1000 >/dev/null; docker update --memory 128m --memory-swap 256m --pids-limit 77 $c; docker exec $c cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"},

@@ -161,7 +161,7 @@ var (
 	// stage is what runc has put before its words about a program since version 1.2.
 	stage = regexp.MustCompile(`(unable to start container process: )error during container init: `)
 	// race is what nerdctl says when a signal of its own, which it forwards, meets the container's end.
-	race = regexp.MustCompile(`time= level=error msg="forward signal [^\n]*\n`)
+	race = regexp.MustCompile(`time= level=error msg="(forward signal|error waiting for container: context canceled)[^\n]*\n`)
 )
 
 // normalize takes out what differs by chance: ids, times, directories, and the runtime's name.

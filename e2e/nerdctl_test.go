@@ -59,7 +59,7 @@ run -d --name kk bb sh -c 'trap "exit 143" TERM; while :; do sleep 0.1; done' >/
 	{name: "attach", script: `run -d -i --name tt bb sh -c 'read line; echo "got $line"; exit 5' >/dev/null; echo hello | nerdctl attach tt; echo $?; nerdctl logs tt; nerdctl rm -f tt`},
 	{name: "memory limit", script: "run --rm --memory 64m bb cat /sys/fs/cgroup/memory.max; run --rm --memory 64m --memory-swap 64m --tmpfs /t bb dd if=/dev/zero of=/t/x bs=1M count=200; echo $?"},
 	{
-		name: "CPU limit", script: "run --rm --cpus 0.5 --cpu-shares 512 bb sh -c 'cd /sys/fs/cgroup; cat cpu.max cpu.weight'",
+		name: "CPU limit", script: "run --rm --cpus 0.5 --cpu-shares 262144 bb sh -c 'cd /sys/fs/cgroup; cat cpu.max cpu.weight'",
 		want: `^1\nmax 100000\n`,
 	},
 	{name: "sysctls and shm", script: "run --rm --sysctl kernel.msgmax=9000 --shm-size 2m bb sh -c 'cat /proc/sys/kernel/msgmax; df -k /dev/shm | tail -1 | tr -s \" \" | cut -d\" \" -f2'"},
