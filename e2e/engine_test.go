@@ -160,7 +160,8 @@ var (
 	clock = regexp.MustCompile(`time="[^"]*"`)
 	// stage is what runc has put before its words about a program since version 1.2.
 	stage = regexp.MustCompile(`(unable to start container process: )error during container init: `)
-	// race is what nerdctl says when a signal of its own, which it forwards, meets the container's end.
+	// race is what nerdctl says when a signal of its own, which it forwards, meets the container's end, and docker when it learns that a
+	// container never ran before it has asked to wait for it.
 	race = regexp.MustCompile(`time= level=error msg="(forward signal|error waiting for container: context canceled)[^\n]*\n`)
 )
 
