@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -38,12 +39,15 @@ func convert(r *specs.LinuxResources, memory int64, v2 bool) *cgroups.Resources 
 	return out
 }
 
-// GuestKeeps says whether a file of cgroup version 2 belongs to a controller whose limits are kept in the guest, and
-// whether they are kept there alone.
+// GuestKeeps says whether a file of cgroup version 2 is one of the guest's, and whether it is the guest's alone.
 func GuestKeeps(file string) (keeps, alone bool) {
 	alone = strings.HasPrefix(file, "memory.") || strings.HasPrefix(file, "pids.")
-	return alone || strings.HasPrefix(file, "cpu."), alone
+	return alone || slices.Contains(cpuTime, file), alone
 }
+
+// cpuTime are the files for limits of CPU time. What else the host's controller has (cpu.uclamp.min, say) is about CPUs that a guest
+// does not see: its kernel has no such file.
+var cpuTime = []string{"cpu.idle", "cpu.max", "cpu.max.burst", "cpu.weight", "cpu.weight.nice"}
 
 // convertMemory gives the monitor as much swap as the container may have.
 func convertMemory(m *specs.LinuxMemory, memory int64, out *cgroups.Resources) {
