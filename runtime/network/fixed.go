@@ -29,6 +29,9 @@ func (m *Manager) Give(f Fixed) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, err := Read()
+	if err == nil {
+		err = now.Refused
+	}
 	if err != nil {
 		return err
 	}

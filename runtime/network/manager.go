@@ -47,8 +47,17 @@ type Manager struct {
 	redirect *redirector // nil until there is an interface
 	nics     []*nic
 	objects  []object // that the guest has
-	mirrored bool     // loopback has been
-	named    bool     // the guest has the name server
+	given    bool     // the guest has had all that the namespace held
+	left     leftOut
+	mirrored bool // loopback has been
+	named    bool // the guest has the name server
+}
+
+// leftOut are the interfaces, by their indices, that the guest could not be given, and among which others that was. They are not tried again
+// while these are the same: a try makes a TAP, of which the Watcher hears.
+type leftOut struct {
+	why   map[int32]error
+	among []int32
 }
 
 // nic is an interface of the namespace's that the guest has too.
@@ -62,7 +71,8 @@ type nic struct {
 // NewManager makes a manager of the calling process's network namespace; the guest gets nothing before Sync.
 func NewManager(cfg Config) *Manager { return &Manager{cfg: cfg} }
 
-// Sync gives the guest what the namespace holds now and it has not, and takes away what is there no more.
+// Sync gives the guest what the namespace holds now and it has not, and takes away what is there no more. An interface that the guest cannot
+// have is an error; one that has come after all others were given does not keep the guest from following those.
 func (m *Manager) Sync() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -70,21 +80,39 @@ func (m *Manager) Sync() error {
 	if err != nil {
 		return err
 	}
-	if len(now.Interfaces) == 0 && len(m.nics) == 0 {
-		return nil
+	if now.Refused != nil && !m.given {
+		return now.Refused
 	}
+	lacking := now.Refused
+	if len(now.Interfaces) > 0 || len(m.nics) > 0 {
+		missed, err := m.follow(now)
+		if err != nil {
+			return err
+		}
+		if lacking == nil {
+			lacking = missed
+		}
+	}
+	m.given = m.given || lacking == nil
+	return lacking
+}
+
+// follow brings the guest to what the namespace holds, and returns the error of the first interface that it could not be given.
+func (m *Manager) follow(now *state) (missed, err error) {
 	for _, n := range slices.Clone(m.nics) {
 		if !slices.ContainsFunc(now.Interfaces, n.is) {
 			m.remove(n)
 		}
 	}
-	if err := m.insert(now.Interfaces); err != nil {
-		return err
+	missed, err = m.insert(now.Interfaces)
+	if err != nil {
+		return nil, err
 	}
+	now.Interfaces = slices.DeleteFunc(now.Interfaces, func(i Interface) bool { return m.find(i) == nil })
 	if err := m.configure(now); err != nil {
-		return err
+		return nil, err
 	}
-	return m.relay()
+	return missed, m.relay()
 }
 
 // is tells whether i is the interface that n stands for.
@@ -124,34 +152,53 @@ func (m *Manager) log(what, name string, err error) {
 	m.cfg.Logger.Debug("network: "+what, "interface", name, "error", err)
 }
 
-// insert gives the guest a device for each interface that it has none for.
-func (m *Manager) insert(list []Interface) error {
+// insert gives the guest a device for each interface that it has none for, and returns the error of the first for which that failed.
+func (m *Manager) insert(list []Interface) (missed, err error) {
+	var among []int32
+	for _, i := range list {
+		among = append(among, i.Index)
+	}
+	if !m.given || !slices.Equal(among, m.left.among) {
+		m.left = leftOut{map[int32]error{}, among}
+	}
 	for _, i := range list {
 		if m.find(i) != nil {
 			continue
 		}
-		if m.redirect == nil {
-			var err error
-			if m.redirect, err = newRedirector(); err != nil {
-				return err
-			}
+		err := m.left.why[i.Index]
+		if err == nil {
+			err = m.insertOne(i)
 		}
-		card, err := m.cfg.Insert(&i)
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", i.Name, err)
+		if err != nil && missed == nil {
+			missed = err
 		}
-		if err := m.redirect.Redirect(&i, card.TAP); err != nil {
-			return errors.Join(err, card.Remove())
-		}
-		m.nics = append(m.nics, &nic{host: i, card: card})
+		m.left.why[i.Index] = err
 	}
 	if !slices.ContainsFunc(m.nics, func(n *nic) bool { return n.guest.Index == 0 }) {
-		return nil
+		return missed, nil
 	}
 	if err := m.cfg.Guest.Plug(); err != nil {
-		return err
+		return nil, err
 	}
-	return m.identify()
+	return missed, m.identify()
+}
+
+func (m *Manager) insertOne(i Interface) error {
+	if m.redirect == nil {
+		var err error
+		if m.redirect, err = newRedirector(); err != nil {
+			return err
+		}
+	}
+	card, err := m.cfg.Insert(&i)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", i.Name, err)
+	}
+	if err := m.redirect.Redirect(&i, card.TAP); err != nil {
+		return errors.Join(err, card.Remove())
+	}
+	m.nics = append(m.nics, &nic{host: i, card: card})
+	return nil
 }
 
 // identify finds the guest's interfaces of the devices that are new, by their addresses.

@@ -284,6 +284,82 @@ func TestManager(t *testing.T) {
 	})
 }
 
+// TestManagerLeavesOut has a guest follow a namespace with an interface that it cannot have.
+func TestManagerLeavesOut(t *testing.T) {
+	k := newKernel(t)
+	inNamespace(t, func(t *testing.T) {
+		c := rtnl(t)
+		full, tries := errors.New("no slot is left"), 0
+		insert := func(i *Interface) (Card, error) {
+			if len(k.cards) == 2 {
+				tries++
+				return Card{}, full
+			}
+			return k.insert(i)
+		}
+		m := NewManager(Config{Guest: k, Insert: insert, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		sync := func(what, lacking string, requests ...request) {
+			t.Helper()
+			must(t, c.execute(requests...))
+			err := m.Sync()
+			if lacking == "" && err != nil || lacking != "" && (err == nil || !strings.Contains(err.Error(), lacking)) {
+				t.Errorf("%s: error %v, want one about %q", what, err, lacking)
+			}
+		}
+		list := func() string {
+			var out []string
+			k.do(func(c conn) {
+				s, err := c.read()
+				must(t, err)
+				for _, o := range s.Objects {
+					if text := o.String(); strings.HasPrefix(text, "address 10.") {
+						out = append(out, text)
+					}
+				}
+			})
+			return strings.Join(out, ", ")
+		}
+		links := make([]int32, 3)
+		for n := range links {
+			name := "eth" + string(rune('0'+n))
+			c.veth(t, name, "far")
+			hide(t, c, c.link(t, "far").Index)
+			links[n] = c.link(t, name).Index
+			if n < 2 {
+				sync(name, "")
+			}
+		}
+		sync("three", "interface eth2: no slot is left", c.address(t, links[0], "10.1.0.2/24"), c.address(t, links[2], "10.3.0.2/24"))
+		sync("again", "interface eth2: no slot is left", c.address(t, links[1], "10.2.0.2/24"))
+		if tries != 1 {
+			t.Errorf("%d tries to give the guest an interface for which it has no place", tries)
+		}
+		if got, want := list(), "address 10.1.0.2/24, address 10.2.0.2/24"; got != want {
+			t.Errorf("the guest has %s, want %s", got, want)
+		}
+		tun := openTUN(t)
+		sync("a tunnel", "tun0, which carries no Ethernet frames", up(c.link(t, "tun0").Index, 1),
+			request{unix.RTM_DELLINK, 0, ifInfo(links[1], 0, 0), "delete"})
+		if got, want := list(), "address 10.1.0.2/24, address 10.3.0.2/24"; got != want {
+			t.Errorf("the guest has %s, want %s", got, want)
+		}
+		must(t, tun.Close())
+		sync("all", "")
+	})
+}
+
+// openTUN makes the interface tun0, whose frames are not Ethernet's.
+func openTUN(t *testing.T) *os.File {
+	t.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	must(t, err)
+	r, err := unix.NewIfreq("tun0")
+	must(t, err)
+	r.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	must(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
+	return os.NewFile(uintptr(fd), "tun")
+}
+
 // hide moves an interface to a namespace of its own.
 func hide(t *testing.T, c conn, index int32) {
 	t.Helper()

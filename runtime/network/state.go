@@ -14,6 +14,7 @@ import (
 type state struct {
 	Interfaces []Interface // in the order of their indices, without loopback and what this package made
 	Objects    []object    // in the order in which they are made
+	Refused    error       // why the guest cannot have another interface, nil without
 }
 
 // An object is an address, a route, a neighbour or a rule: the kernel's message about it, without what varies by itself.
@@ -87,7 +88,7 @@ func (c conn) read() (*state, error) {
 	}
 	for _, i := range all {
 		if ok, err := wanted(&i); err != nil {
-			return nil, err
+			s.Refused = err
 		} else if ok && !isPort(&i, all) {
 			s.Interfaces = append(s.Interfaces, i)
 		}
