@@ -98,6 +98,7 @@ func (r *rt) pausedLimits(id string) {
 	t := r.t
 	t.Helper()
 	r.run("pause", id).want(t, 0, "", "")
+	r.runInput([]byte(`{"unified": {"memory.min": "1048576"}}`), "update", "-r", "-", id).want(t, 0, "", "")
 	r.run("update", "--pids-limit", "80", "--cpu-shares", "1024", id).want(t, 0, "", "")
 	hostFile(t, "c/cpu.weight", "100")
 	if s := r.stats(id); s.Data.Pids.Limit != 70 {
@@ -106,6 +107,7 @@ func (r *rt) pausedLimits(id string) {
 	r.run("resume", id).want(t, 0, "", "")
 	r.guestFile(id, "pids.max", "80")
 	r.guestFile(id, "cpu.weight", "100")
+	r.guestFile(id, "memory.min", "1048576") // of the update before the last
 }
 
 // A pause is no use of the CPU: a container with a quota would not run again until it had paid for it.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // limits are what a paused guest cannot be told or asked.
 type limits struct {
 	mu      sync.Mutex
-	pending *agent.Update     // comes into force when the guest is resumed
+	pending []*agent.Update   // come into force, one after the other, when the guest is resumed
 	stats   map[string]string // of the moment at which the guest was paused
 }
 
@@ -66,13 +67,27 @@ func (m *monitor) goOnWithLimits() error {
 		return control.ErrNotPaused
 	}
 	m.vm.Resume()
-	if u := m.limits.pending; u != nil {
-		m.limits.pending = nil
-		if err := m.guest.Update(u); err != nil {
+	for _, u := range m.limits.pending {
+		err := m.guest.Update(u)
+		if err != nil {
 			m.log.Warn("a limit that was changed during the pause is not in force", "error", err)
 		}
+		if errors.Is(err, host.ErrSilent) {
+			break
+		}
 	}
+	m.limits.pending = nil
 	return nil
+}
+
+// wait adds an update to those that wait. Each has all limits, but of the files that a config or an update names only its own: one
+// before it stays if it has another file.
+func (l *limits) wait(u *agent.Update) {
+	l.pending = append(slices.DeleteFunc(l.pending, func(before *agent.Update) bool {
+		return !slices.ContainsFunc(before.Resources.Files, func(f agent.File) bool {
+			return !slices.ContainsFunc(u.Resources.Files, func(g agent.File) bool { return f.Name == g.Name })
+		})
+	}), u)
 }
 
 // update has the guest keep new limits, or only makes room for them, and returns what is to bound this process.
@@ -92,7 +107,7 @@ func (m *monitor) update(r *specs.LinuxResources, prepare bool) (int64, error) {
 		return m.bound(u), nil
 	}
 	if m.paused.Load() {
-		m.limits.pending = u
+		m.limits.wait(u)
 	} else if err := m.guest.Update(u); err != nil {
 		return 0, err
 	}
