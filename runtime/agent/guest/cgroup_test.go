@@ -137,6 +137,10 @@ func TestUpdate(t *testing.T) {
 	if agent.CodeOf(err) != agent.Invalid || !strings.HasPrefix(err.Error(), "rejecting memory limit 4096 <= usage ") {
 		t.Errorf("a limit below what is used: %v", err)
 	}
+	err = f.Update(&agent.Update{ID: "c", Resources: agent.Resources{MemoryMax: 32 << 20, MemoryLow: 1 << 20, PidsMax: 5, Files: []agent.File{{Name: "memory.none", Value: "1"}}}})
+	if err == nil || !strings.Contains(err.Error(), "memory.none") {
+		t.Errorf("a file that there is not: %v", err)
+	}
 	stats, err := f.Stats("c")
 	must(t, err)
 	for _, want := range []agent.File{{Name: "memory.max", Value: "67108864\n"}, {Name: "pids.current", Value: "2\n"}, {Name: "pids.max", Value: "max\n"}} {

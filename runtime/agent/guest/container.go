@@ -19,8 +19,9 @@ type container struct {
 	execs   map[string]*process
 	ended   bool
 	started bool
-	running bool  // the program was executed
-	pidsMax int64 // to be set when the process has started, 0 for none
+	running bool // the program was executed
+	// resources are those in force; the limit of processes comes when the process has started.
+	resources agent.Resources
 }
 
 // process is a container's first or a further one.
@@ -73,7 +74,7 @@ func (s *server) create(m *agent.CreateContainer, r *agent.Reply) error {
 	if !validID(m.ID) {
 		return failure(agent.Invalid, "invalid container id")
 	}
-	c := &container{id: m.ID, execs: map[string]*process{}, pidsMax: m.Resources.PidsMax}
+	c := &container{id: m.ID, execs: map[string]*process{}, resources: m.Resources}
 	s.mu.Lock()
 	if s.containers[m.ID] != nil {
 		s.mu.Unlock()
@@ -140,7 +141,7 @@ func (s *server) start(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.running = true
-	return c.cgroup.limitPids(c.pidsMax)
+	return c.cgroup.limitPids(c.resources.PidsMax)
 }
 
 func (s *server) update(m *agent.Update) error {
@@ -150,9 +151,42 @@ func (s *server) update(m *agent.Update) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := m.Resources
-	if !c.running && r.PidsMax != 0 {
-		c.pidsMax, r.PidsMax = r.PidsMax, 0
+	if err := c.apply(m.Resources); err != nil {
+		_ = c.apply(again(c.resources)) // a part may be in force
+		return err
+	}
+	c.resources = after(c.resources, m.Resources)
+	return nil
+}
+
+// after are the limits in force after a change, which leaves what is 0 in it.
+func after(r, change agent.Resources) agent.Resources {
+	for _, limit := range []struct{ to, from *int64 }{
+		{&r.MemoryMax, &change.MemoryMax}, {&r.MemorySwap, &change.MemorySwap}, {&r.MemoryLow, &change.MemoryLow}, {&r.PidsMax, &change.PidsMax},
+	} {
+		if *limit.from != 0 {
+			*limit.to = *limit.from
+		}
+	}
+	r.Files = change.Files
+	return r
+}
+
+// again are limits that are to be in force whatever is now: what they do not limit has none.
+func again(r agent.Resources) agent.Resources {
+	r.Check = false
+	for _, limit := range []*int64{&r.MemoryMax, &r.MemorySwap, &r.MemoryLow, &r.PidsMax} {
+		if *limit == 0 {
+			*limit = -1
+		}
+	}
+	return r
+}
+
+// apply sets limits. The caller holds server.mu.
+func (c *container) apply(r agent.Resources) error {
+	if !c.running {
+		r.PidsMax = 0
 	}
 	return c.cgroup.apply(r)
 }
