@@ -191,7 +191,49 @@ func foldFiles(old *specs.LinuxResources) specs.LinuxResources {
 	if g.PidsMax != 0 {
 		out.Pids = &specs.LinuxPids{Limit: &g.PidsMax}
 	}
+	if out.CPU != nil {
+		c := *out.CPU
+		out.CPU = &c
+	}
+	for name, text := range old.Unified {
+		foldFile(&out, name, strings.Fields(text))
+	}
 	return out
+}
+
+// foldFile has a file's field say what the file says, or nothing where it cannot: an update must not write what is in force no more.
+// r.CPU and r.Memory are not shared with others.
+func foldFile(r *specs.LinuxResources, name string, words []string) {
+	c, m := r.CPU, r.Memory
+	if strings.HasPrefix(name, "cpu.") && c == nil || strings.HasPrefix(name, "memory.") && m == nil || len(words) == 0 {
+		return
+	}
+	n, err := fileNumber(words[0])
+	switch name {
+	case "cpu.max":
+		if err == nil {
+			c.Quota = &n
+		}
+		if len(words) > 1 {
+			if period, err := strconv.ParseUint(words[1], 10, 64); err == nil {
+				c.Period = &period
+			}
+		}
+	case "cpu.max.burst":
+		if burst, err := strconv.ParseUint(words[0], 10, 64); err == nil {
+			c.Burst = &burst
+		}
+	case "cpu.idle":
+		if err == nil {
+			c.Idle = &n
+		}
+	case "cpu.weight", "cpu.weight.nice":
+		c.Shares = nil
+	case "memory.low":
+		m.Reservation = nil
+	case "memory.swap.max":
+		m.Swap = nil
+	}
 }
 
 func checkUnified(files map[string]string) error {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -68,6 +69,51 @@ func TestUpdateResources(t *testing.T) {
 	}
 	if *old.Memory.Limit != 64<<20 || old.Unified["memory.high"] != "5" || old.Unified["memory.max"] == "" {
 		t.Errorf("an update changed what was in force: %+v", old)
+	}
+}
+
+// TestUpdateFiles leaves what a config has as a file alone, whatever its field says: the field is in force no more.
+func TestUpdateFiles(t *testing.T) {
+	const weight, burst, bandwidth, memory = "cpu.weight=59 ", "cpu.max.burst=7 ", "cpu.max.burst=0 cpu.max=50000 100000 cpu.max.burst=7 ", "low=3 swap=9"
+	for _, tt := range []struct{ file, text, want string }{
+		{"memory.high", "5", "cpu.idle=0 " + weight + bandwidth + memory},
+		{"cpu.max", "20000 40000", "cpu.idle=0 " + weight + "cpu.max.burst=0 cpu.max=20000 40000 " + burst + memory},
+		{"cpu.max", "max\n", "cpu.idle=0 " + weight + "cpu.max.burst=0 cpu.max=max 100000 " + burst + memory},
+		{"cpu.max.burst", "5", "cpu.idle=0 " + weight + "cpu.max.burst=0 cpu.max=50000 100000 cpu.max.burst=5 " + memory},
+		{"cpu.weight", "5", "cpu.idle=0 " + bandwidth + memory},
+		{"cpu.weight.nice", "5", "cpu.idle=0 " + bandwidth + memory},
+		{"cpu.idle", "1", "cpu.idle=1 " + bandwidth + memory},
+		{"memory.low", "5", "cpu.idle=0 " + weight + bandwidth + "swap=9"},
+		{"memory.swap.max", "5", "cpu.idle=0 " + weight + bandwidth + "low=3"},
+	} {
+		file, want := tt.file, tt.want
+		old := &specs.LinuxResources{
+			CPU:     &specs.LinuxCPU{Quota: ptr(50000), Period: uptr(100000), Shares: uptr(512), Burst: uptr(7), Idle: ptr(0)},
+			Memory:  &specs.LinuxMemory{Reservation: ptr(3), Swap: ptr(9)},
+			Unified: map[string]string{file: tt.text},
+		}
+		now, err := UpdateResources(old, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(10)}})
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		r := GuestResources(now)
+		var got []string
+		for _, f := range r.Files {
+			got = append(got, f.Name+"="+f.Value)
+		}
+		if r.MemoryLow != 0 {
+			got = append(got, fmt.Sprint("low=", r.MemoryLow))
+		}
+		if r.MemorySwap != 0 {
+			got = append(got, fmt.Sprint("swap=", r.MemorySwap))
+		}
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("%s: an update writes %s; want %s", file, got, want)
+		}
+		if old.CPU.Quota == nil || old.CPU.Shares == nil || old.Memory.Swap == nil {
+			t.Errorf("%s: an update changed what was in force: %+v", file, old)
+		}
 	}
 }
 
