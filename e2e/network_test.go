@@ -170,6 +170,42 @@ func TestNetworkFollows(t *testing.T) {
 	r.run("delete", "--force", id)
 }
 
+// TestNetworkTooMany has one interface more than a guest can have, at start and later: the first is an error until one is taken out, the
+// second is left out, and no more.
+func TestNetworkTooMany(t *testing.T) {
+	r := newRuntime(t)
+	needNetwork(t)
+	ns := newNetns(t, 6)
+	more := func(n int) { ns.host("ip link add e2e6x%d type veth peer name net%d netns %s", n, n, ns.name) }
+	t.Cleanup(func() { _ = exec.Command("sh", "-c", "for n in 1 2 3 4 5 6 7 8; do ip link delete e2e6x$n; done").Run() })
+	for n := range 8 {
+		more(n + 1)
+	}
+	id := r.id()
+	r.run("create", "--bundle", r.bundle(ns.join, "/bin/sh", "-c", "exec sleep 1000"), id).want(t, 0, "", "")
+	r.run("start", id).want(t, 1, "", "interface net8: a micro-VM has at most 8 network interfaces")
+	ns.host("ip link delete e2e6x8")
+	r.run("start", id).want(t, 0, "", "")
+	more(8)
+	time.Sleep(time.Second)
+	names := ns.inside("ip -o link | grep -c govmm")
+	ns.inside("ip address add 10.88.6.9/24 dev eth0")
+	var got string
+	for range 50 {
+		if got = r.run("exec", id, "ip", "-o", "-4", "address").out; strings.Contains(got, "10.88.6.9") {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	if !strings.Contains(got, "10.88.6.9") {
+		t.Errorf("the guest does not follow any more: %s", got)
+	}
+	if n := ns.inside("ip -o link | grep -c govmm"); n != names || names != "8\n" {
+		t.Errorf("%q TAPs, and %q before", n, names)
+	}
+	r.run("delete", "--force", id).want(t, 0, "", "")
+}
+
 // killMonitor ends a container's monitor as nothing else does, and waits for it.
 func (r *rt) killMonitor(id string) {
 	r.t.Helper()

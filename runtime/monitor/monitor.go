@@ -21,6 +21,7 @@ import (
 	"github.com/govmm/govmm/runtime/agent"
 	"github.com/govmm/govmm/runtime/agent/host"
 	"github.com/govmm/govmm/runtime/control"
+	"github.com/govmm/govmm/runtime/network"
 	"github.com/govmm/govmm/runtime/oci"
 	"github.com/govmm/govmm/runtime/sandbox"
 	"github.com/govmm/govmm/runtime/terminal"
@@ -46,6 +47,9 @@ type monitor struct {
 	listener *net.UnixListener
 	held     *os.File   // locked until start lets the container's process go
 	starting sync.Mutex // of one start after the other
+
+	network   *network.Manager // nil before the first start; guarded by starting, as connected is
+	connected bool             // the guest has its network
 
 	tree    *sandbox.Tree
 	tun     *os.File          // the node of TAPs, nil where there is none

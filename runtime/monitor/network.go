@@ -50,8 +50,18 @@ func (m *monitor) openTun() (*os.File, error) {
 }
 
 // connect gives the guest the interfaces of the container's network namespace, and lets it follow what becomes of them. Engines
-// put them there before start, some of them after create, and some while the container runs.
+// put them there before start, some of them after create, and some while the container runs. Where that fails start may be tried again, and
+// goes on with what has been given.
 func (m *monitor) connect() error {
+	if m.connected {
+		return nil
+	}
+	err := m.giveNetwork()
+	m.connected = err == nil
+	return err
+}
+
+func (m *monitor) giveNetwork() error {
 	if m.user != nil {
 		return m.giveUserNetwork()
 	}
@@ -59,14 +69,16 @@ func (m *monitor) connect() error {
 	if err != nil {
 		return err
 	}
-	manager := network.NewManager(network.Config{Guest: m.guest, Insert: m.insertCard, Relay: (*relays)(m), Logger: m.log})
-	if err := manager.Sync(); err != nil {
+	if m.network == nil {
+		m.network = network.NewManager(network.Config{Guest: m.guest, Insert: m.insertCard, Relay: (*relays)(m), Logger: m.log})
+	}
+	if err := m.network.Sync(); err != nil {
 		_ = w.Close()
 		return err
 	}
 	go func() {
 		err := w.Follow(func() {
-			if err := manager.Sync(); err != nil {
+			if err := m.network.Sync(); err != nil {
 				m.log.Warn("the guest does not follow its network", "error", err)
 			}
 		})
@@ -95,6 +107,9 @@ func (m *monitor) insertCard(i *network.Interface) (network.Card, error) {
 	})
 	if err == nil {
 		err = m.vm.Attach(device)
+	}
+	if errors.Is(err, vmm.ErrNoSlot) {
+		err = fmt.Errorf("a micro-VM has at most %d network interfaces, fewer with many disks: take one out of the network namespace", maxCards)
 	}
 	if err != nil {
 		return network.Card{}, errors.Join(err, link.Close())
