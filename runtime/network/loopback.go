@@ -131,7 +131,8 @@ func (m *Manager) serveNames() error {
 	if err != nil {
 		return err
 	}
-	return m.carryOut([]step{{Protocol: unix.NETLINK_NETFILTER, Request: namesInGuest(tcp, udp), What: "nftables"}})
+	_, err = m.carryOut([]step{{Protocol: unix.NETLINK_NETFILTER, Request: namesInGuest(tcp, udp), What: "nftables"}})
+	return err
 }
 
 // namesInGuest leads those who ask the name server to PID 1, which must not listen at port 53 itself: a server of the container's may want

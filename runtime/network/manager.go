@@ -261,20 +261,42 @@ func (m *Manager) configure(now *state) error {
 			begin = withoutDAD(&i, begin)
 		}
 	}
-	err := m.carryOut(slices.Concat(m.wayFree(now.Interfaces), names, begin, others))
-	if err != nil {
+	failed, err := m.carryOut(slices.Concat(m.wayFree(now.Interfaces), names, begin, others))
+	if err != nil && failed == nil {
 		return err
 	}
-	for _, i := range now.Interfaces {
-		n := m.find(i)
-		n.host = i
-		n.guest = i.as(n.guest.Index)
+	m.told(now, where, failed)
+	return err
+}
+
+// told notes what the guest has now: the state now, but for what failed, which is tried again.
+func (m *Manager) told(now *state, where indices, failed []step) {
+	objects, interfaces := map[object]bool{}, true
+	for _, s := range failed {
+		if s.object != nil {
+			objects[*s.object] = true
+		} else {
+			interfaces = false
+		}
 	}
-	m.objects = slices.DeleteFunc(slices.Clone(now.Objects), func(o object) bool {
-		_, ok := o.in(where)
-		return !ok
-	})
-	return nil
+	for _, i := range now.Interfaces {
+		if n := m.find(i); interfaces {
+			n.host = i
+			n.guest = i.as(n.guest.Index)
+		}
+	}
+	old := m.objects
+	m.objects = nil
+	for _, o := range now.Objects {
+		if _, ok := o.in(where); ok && !objects[o] {
+			m.objects = append(m.objects, o)
+		}
+	}
+	for _, o := range old {
+		if objects[o] && !slices.Contains(now.Objects, o) {
+			m.objects = append(m.objects, o)
+		}
+	}
 }
 
 // as is the interface with another index.
@@ -302,10 +324,10 @@ func (m *Manager) wayFree(now []Interface) []step {
 	return out
 }
 
-// carryOut has the guest take steps, and returns the error of the first that failed.
-func (m *Manager) carryOut(steps []step) error {
+// carryOut has the guest take steps, and returns those that failed, and the error of the first.
+func (m *Manager) carryOut(steps []step) (failed []step, first error) {
 	if len(steps) == 0 {
-		return nil
+		return nil, nil
 	}
 	list := make([]agent.NetworkStep, len(steps))
 	for i, s := range steps {
@@ -313,9 +335,8 @@ func (m *Manager) carryOut(steps []step) error {
 	}
 	answers, err := m.cfg.Guest.Network(list)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var first error
 	for i, a := range answers {
 		errno := unix.Errno(a.Errno)
 		if errno == 0 || slices.Contains(steps[i].Fine, errno) {
@@ -323,11 +344,11 @@ func (m *Manager) carryOut(steps []step) error {
 		}
 		err := fmt.Errorf("the guest's network: %s: %w", steps[i].What, errno)
 		m.cfg.Logger.Debug(err.Error())
-		if first == nil {
+		if failed = append(failed, steps[i]); first == nil {
 			first = err
 		}
 	}
-	return first
+	return failed, first
 }
 
 // parseLinks reads a guest's answer: messages one after the other.

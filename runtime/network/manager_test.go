@@ -348,6 +348,44 @@ func TestManagerLeavesOut(t *testing.T) {
 	})
 }
 
+// TestManagerRefused has a guest's kernel refuse a change, and follow the others, what goes as well as what comes.
+func TestManagerRefused(t *testing.T) {
+	k := newKernel(t)
+	inNamespace(t, func(t *testing.T) {
+		c := rtnl(t)
+		m := NewManager(Config{Guest: k, Insert: k.insert, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		c.veth(t, "eth0", "far0")
+		hide(t, c, c.link(t, "far0").Index)
+		i := c.link(t, "eth0").Index
+		must(t, m.Sync())
+		size := func(mtu uint32) request {
+			return request{unix.RTM_NEWLINK, 0, append(ifInfo(i, 0, 0), attributes(func(e *attributeEncoder) { e.Uint32(unix.IFLA_MTU, mtu) })...), "mtu"}
+		}
+		for _, step := range []struct {
+			request
+			want int // addresses
+		}{{c.address(t, i, "10.1.0.2/24"), 1}, {negated(c.address(t, i, "10.1.0.2/24")), 0}, {c.address(t, i, "10.1.0.3/24"), 1}} {
+			must(t, c.execute(size(65535), step.request)) // more than a TAP takes
+			if err := m.Sync(); !errors.Is(err, unix.EINVAL) {
+				t.Errorf("%s: error %v", step.what, err)
+			}
+			k.do(func(c conn) {
+				s, err := c.read()
+				must(t, err)
+				got := slices.DeleteFunc(s.Objects, func(o object) bool { return !strings.HasPrefix(o.String(), "address 10.") })
+				if len(got) != step.want {
+					t.Errorf("%s: the guest has %v", step.what, got)
+				}
+			})
+		}
+		must(t, c.execute(size(1400)))
+		must(t, m.Sync())
+		if d := k.differences(t); d != "" {
+			t.Errorf("the guest's network differs (-container +guest):\n%s", d)
+		}
+	})
+}
+
 // openTUN makes the interface tun0, whose frames are not Ethernet's.
 func openTUN(t *testing.T) *os.File {
 	t.Helper()

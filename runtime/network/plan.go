@@ -16,7 +16,8 @@ type step struct {
 	Request  []byte
 	Path     string // below /proc/sys/net
 	Value    string
-	What     string // for errors
+	What     string  // for errors
+	object   *object // what it makes or takes away, nil for anything else
 	// Fine are errors that do not matter: what it makes is there, or what it takes away is gone.
 	Fine []unix.Errno
 }
@@ -152,7 +153,7 @@ func changes(from, to []object, where indices) (addresses, others []step) {
 	for _, o := range from {
 		if data, ok := o.in(where); ok && !now[o] {
 			add(o, step{
-				Request: encode(o.kind.remove(), 0, data), What: "remove " + o.String(),
+				Request: encode(o.kind.remove(), 0, data), What: "remove " + o.String(), object: &o,
 				Fine: []unix.Errno{unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL, unix.ENODEV},
 			})
 		}
@@ -160,13 +161,13 @@ func changes(from, to []object, where indices) (addresses, others []step) {
 	first := before(to, old)
 	for _, o := range to {
 		if data, ok := o.in(where); ok && !old[o] && !first[o] {
-			add(o, step{Request: encode(uint16(o.kind), o.flags(), data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
+			add(o, step{Request: encode(uint16(o.kind), o.flags(), data), What: o.String(), object: &o, Fine: []unix.Errno{unix.EEXIST}})
 		}
 	}
 	// The last of these becomes the first.
 	for _, o := range slices.Backward(to) {
 		if data, ok := o.in(where); ok && first[o] {
-			add(o, step{Request: encode(uint16(o.kind), netlink.Create, data), What: o.String(), Fine: []unix.Errno{unix.EEXIST}})
+			add(o, step{Request: encode(uint16(o.kind), netlink.Create, data), What: o.String(), object: &o, Fine: []unix.Errno{unix.EEXIST}})
 		}
 	}
 	return addresses, others
