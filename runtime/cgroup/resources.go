@@ -39,8 +39,12 @@ func convert(r *specs.LinuxResources, memory int64, v2 bool) *cgroups.Resources 
 	return out
 }
 
-// GuestKeeps says whether a file of cgroup version 2 is one of the guest's, and whether it is the guest's alone.
+// GuestKeeps says whether a file of cgroup version 2 is one of the guest's, and whether it is not the host's. Those about zswap are
+// nobody's: a guest has no swap that could be compressed, and no such files.
 func GuestKeeps(file string) (keeps, alone bool) {
+	if strings.HasPrefix(file, "memory.zswap.") {
+		return false, true
+	}
 	alone = strings.HasPrefix(file, "memory.") || strings.HasPrefix(file, "pids.")
 	return alone || slices.Contains(cpuTime, file), alone
 }

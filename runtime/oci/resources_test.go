@@ -122,7 +122,7 @@ func TestGuestResources(t *testing.T) {
 	got := GuestResources(&specs.LinuxResources{
 		Memory:  &specs.LinuxMemory{Limit: ptr(1), Swap: ptr(-1), Reservation: ptr(3), CheckBeforeUpdate: &yes},
 		Pids:    &specs.LinuxPids{Limit: ptr(4)},
-		Unified: map[string]string{"memory.max": "4096", "pids.max": "7", "memory.high": "max", "cpu.max": "1 2", "memory.oom.group": "1", "cpu.uclamp.min": "20"},
+		Unified: map[string]string{"memory.max": "4096", "pids.max": "7", "memory.high": "max", "cpu.max": "1 2", "memory.oom.group": "1", "cpu.uclamp.min": "20", "memory.zswap.max": "0"},
 	})
 	want := agent.Resources{
 		Check: true, MemoryMax: 4096, MemorySwap: -1, MemoryLow: 3, PidsMax: 7,
