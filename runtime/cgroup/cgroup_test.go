@@ -249,7 +249,7 @@ func TestConvert(t *testing.T) {
 	u := func(v uint64) *uint64 { return &v }
 	weight, zero := uint16(500), uint16(0)
 	r := &specs.LinuxResources{
-		CPU:            &specs.LinuxCPU{Shares: u(1024), Quota: n(50000), Period: u(100000), Burst: u(5), Idle: n(1), Cpus: "0", Mems: "0"},
+		CPU:            &specs.LinuxCPU{Shares: u(1024), Quota: n(50000), Period: u(100000), Burst: u(5), Idle: n(0), Cpus: "0", Mems: "0"},
 		Memory:         &specs.LinuxMemory{Limit: n(16 << 20), Swap: n(20 << 20), Reservation: n(8 << 20), Swappiness: u(5)},
 		Pids:           &specs.LinuxPids{Limit: n(5)},
 		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1}},
@@ -262,7 +262,7 @@ func TestConvert(t *testing.T) {
 	}
 	want := &cgroups.Resources{
 		SkipDevices: true, Memory: 200 << 20, MemorySwap: 204 << 20, MemoryReservation: 8 << 20,
-		CpuShares: 1024, CpuWeight: 100, CpuQuota: 50000, CpuPeriod: 100000, CpuBurst: u(5), CPUIdle: n(1), CpusetCpus: "0", CpusetMems: "0",
+		CpuShares: 1024, CpuWeight: 100, CpuQuota: 50000, CpuPeriod: 100000, CpuBurst: u(5), CPUIdle: n(0), CpusetCpus: "0", CpusetMems: "0",
 		BlkioWeight: 500, HugetlbLimit: []*cgroups.HugepageLimit{{Pagesize: "2MB", Limit: 1}}, Unified: map[string]string{"cpu.weight.nice": "3"},
 		BlkioThrottleReadBpsDevice:   []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 1, 2)},
 		BlkioThrottleWriteBpsDevice:  []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 2, 3)},
@@ -271,6 +271,10 @@ func TestConvert(t *testing.T) {
 	}
 	if d := cmp.Diff(want, convert(r, 200<<20, true)); d != "" {
 		t.Errorf("differs: %s", d)
+	}
+	r.CPU.Idle, want.CPUIdle, want.CpuShares, want.CpuWeight = n(1), n(1), 0, 0
+	if d := cmp.Diff(want, convert(r, 200<<20, true)); d != "" {
+		t.Errorf("what is idle has a weight: %s", d)
 	}
 	if got := convert(nil, 0, true); !cmp.Equal(got, &cgroups.Resources{SkipDevices: true}) {
 		t.Errorf("of nothing: %+v", got)

@@ -67,7 +67,9 @@ func convertMemory(m *specs.LinuxMemory, memory int64, out *cgroups.Resources) {
 }
 
 func convertCPU(c *specs.LinuxCPU, v2 bool, out *cgroups.Resources) {
-	out.CpuShares = value(c.Shares)
+	if value(c.Idle) == 0 { // the kernel refuses a weight to what is idle, whether this update or one before has made it so
+		out.CpuShares = value(c.Shares)
+	}
 	if v2 {
 		out.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(out.CpuShares)
 	}

@@ -55,7 +55,7 @@ func cpuFiles(c *specs.LinuxCPU) []agent.File {
 	if c.Idle != nil {
 		add("idle", strconv.FormatInt(*c.Idle, 10))
 	}
-	// The kernel refuses a weight to what is idle. Where the host has a cgroup of version 1, or none, nobody has said so before.
+	// The kernel refuses a weight to what is idle.
 	if weight := cgroups.ConvertCPUSharesToCgroupV2Value(value(c.Shares)); weight != 0 && value(c.Idle) == 0 {
 		add("weight", strconv.FormatUint(weight, 10))
 	}
