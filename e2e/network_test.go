@@ -177,7 +177,9 @@ func TestNetworkTooMany(t *testing.T) {
 	needNetwork(t)
 	ns := newNetns(t, 6)
 	more := func(n int) { ns.host("ip link add e2e6x%d type veth peer name net%d netns %s", n, n, ns.name) }
-	t.Cleanup(func() { _ = exec.Command("sh", "-c", "for n in 1 2 3 4 5 6 7 8; do ip link delete e2e6x$n; done").Run() })
+	t.Cleanup(func() {
+		_ = exec.Command("sh", "-c", "for n in 1 2 3 4 5 6 7 8; do ip link delete e2e6x$n; done").Run()
+	})
 	for n := range 8 {
 		more(n + 1)
 	}
