@@ -257,6 +257,7 @@ func (s *server) watch(c *container, p *process) {
 	e.StdoutBytes, e.StderrBytes = p.io.settle(abandon)
 	close(settled)
 	p.io.close()
+	p.endRelays()
 	e.OOMKilled = c.cgroup.oomKilled()
 	s.mu.Lock()
 	if p.execID == "" {
@@ -317,13 +318,11 @@ func (p *process) abandon() {
 	<-p.waited
 	close(p.exited)
 	p.closeFD()
+	p.endRelays()
 	p.io.close()
 }
 
 func (p *process) closeFD() {
-	for _, r := range p.relays {
-		r.close()
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gone = true

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,8 @@ type relay struct {
 	id     uint32 // of the stream, dialled once a connection
 	// answers says that datagrams have a sender's address, to which the host may answer.
 	answers bool
+	// ended is closed when no datagram is under way any more; nil for connections.
+	ended chan struct{}
 }
 
 // relay begins to serve the sockets that the stage of a container's first process made, in the order of their mounts.
@@ -38,7 +41,11 @@ func (s *server) relay(p *process, m agent.Message, fds []int) error {
 		r := &relay{s: s, socket: pollable(fd, "socket"), id: sockets[i].Stream}
 		p.relays = append(p.relays, r)
 		if sockets[i].Kind == agent.DatagramSocket {
-			go r.datagrams()
+			r.ended = make(chan struct{})
+			go func() {
+				defer close(r.ended)
+				r.datagrams()
+			}()
 		} else {
 			go r.connections()
 		}
@@ -47,6 +54,28 @@ func (s *server) relay(p *process, m agent.Message, fds []int) error {
 }
 
 func (r *relay) close() { r.socket.Close() }
+
+// endRelays closes the sockets of a process that has ended. What it sent to those for datagrams before reaches the host's first, as it had
+// under a runtime whose containers share the host's kernel: the last line of a log, say.
+func (p *process) endRelays() {
+	late := time.NewTimer(drainTime)
+	defer late.Stop()
+	for _, r := range p.relays {
+		if r.ended != nil {
+			_ = r.socket.SetReadDeadline(time.Now())
+		}
+	}
+	for _, r := range p.relays {
+		if r.ended != nil {
+			select {
+			case <-r.ended:
+			case <-late.C:
+				late.Reset(0)
+			}
+		}
+		r.close()
+	}
+}
 
 // wait calls f, which must not wait itself, until it says something else than EAGAIN.
 func wait(file *os.File, f func(fd int) error) error {
@@ -60,6 +89,18 @@ func wait(file *os.File, f func(fd int) error) error {
 		return !errors.Is(ferr, unix.EAGAIN)
 	})
 	if err != nil {
+		return err
+	}
+	return ferr
+}
+
+// now calls f, which does not wait.
+func now(file *os.File, f func(fd int) error) (ferr error) {
+	c, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := c.Control(func(fd uintptr) { ferr = retry(func() error { return f(int(fd)) }) }); err != nil {
 		return err
 	}
 	return ferr
@@ -181,23 +222,27 @@ func hungUp(conn *os.File) (gone bool) {
 	return gone
 }
 
-// datagrams carries datagrams over one stream, which is dialled when the first comes, and again when it broke. For Unix sockets there
-// is no way back: one that sends datagrams mostly has no name to send to.
+// datagrams carries datagrams over one stream, which is dialled when the first comes, and again when it broke, until the socket is closed or,
+// with a deadline in the past, empty. For Unix sockets there is no way back: one that sends datagrams mostly has no name to send to.
 func (r *relay) datagrams() {
 	buf := make([]byte, agent.MaxDatagram)
 	var stream Stream
 	defer func() {
 		if stream != nil {
-			stream.Close()
+			hangUp(stream)
 		}
 	}()
 	for {
 		var n, flags int
 		var from unix.Sockaddr
-		err := wait(r.socket, func(fd int) (err error) {
-			n, _, flags, from, err = unix.Recvmsg(fd, buf, nil, 0)
+		receive := func(fd int) (err error) {
+			n, _, flags, from, err = unix.Recvmsg(fd, buf, nil, unix.MSG_DONTWAIT)
 			return err
-		})
+		}
+		err := wait(r.socket, receive)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = now(r.socket, receive)
+		}
 		switch {
 		case err != nil:
 			return
@@ -207,6 +252,16 @@ func (r *relay) datagrams() {
 		default:
 			stream = r.send(stream, buf[:n])
 		}
+	}
+}
+
+// hangUp ends a stream when the host has taken all that it was sent.
+func hangUp(stream Stream) {
+	late := time.AfterFunc(drainTime, func() { stream.Close() })
+	defer late.Stop()
+	defer stream.Close()
+	if stream.CloseWrite() == nil {
+		_, _ = stream.Read(make([]byte, 1))
 	}
 }
 

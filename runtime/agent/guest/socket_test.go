@@ -221,7 +221,7 @@ func TestSocketDatagram(t *testing.T) {
 			if s != want {
 				t.Errorf("datagram %q, want %q", s, want)
 			}
-		case <-time.After(10 * time.Second):
+		default: // they arrive before the end of who sent them
 			t.Fatalf("no datagram %q", want)
 		}
 	}
