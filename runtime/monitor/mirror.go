@@ -22,11 +22,11 @@ const (
 	// maxTalks bounds the talks by datagrams. That in which nothing was said for the longest time ends first.
 	maxTalks = 64
 	// maxHeld bounds the talks and those that are being ended: a guest that does not answer holds them up.
-	maxHeld = 4 * maxTalks
+	maxHeld = 2 * maxTalks
 	// talkTime is how long a talk lasts in which nothing is said.
 	talkTime = 30 * time.Second
 	// maxUnsent is how many datagrams wait for the guest to take a talk on. Further ones are lost, as datagrams are.
-	maxUnsent = 16
+	maxUnsent = 8
 	// maxUDP is the longest that a datagram of UDP is, in bytes.
 	maxUDP = 64 << 10
 )

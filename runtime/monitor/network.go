@@ -79,7 +79,7 @@ func (m *monitor) giveNetwork() error {
 	go func() {
 		err := w.Follow(func() {
 			if err := m.network.Sync(); err != nil {
-				m.log.Warn("the guest does not follow its network", "error", err)
+				m.log.Error("the guest does not follow its network", "error", err)
 			}
 		})
 		m.log.Debug("the network namespace is not watched any more", "error", err)
