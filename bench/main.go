@@ -22,6 +22,7 @@ func main() {
 	only := flag.String("only", "", "the subjects to measure, by name, separated by commas (default: all)")
 	show := flag.String("show", "", "print the tables of this earlier result and draw its timeline, measure nothing")
 	networks := flag.Bool("net", false, "measure networks instead of starts")
+	loads := flag.String("loads", "", "the loads of -net to measure, by a part of their names (default: all)")
 	scale := flag.Int("scale", 1, "how much work each load of -net is")
 	server := flag.String("serve", "", "take part in loads of -net at this address")
 	load := flag.String("load", "", "be the client of this load of -net, -runs times, with the server at -connect")
@@ -34,9 +35,9 @@ func main() {
 	case *load != "":
 		err = runClient(os.Stdout, *load, *connect, *runs)
 	case *networks && *inside != "":
-		err = measureNet(*inside, *runs, *scale, *only)
+		err = measureNet(*inside, *runs, *scale, *only, *loads)
 	case *networks:
-		err = benchNet(*runs, *wall, *only)
+		err = benchNet(*runs, *wall, *only, *loads)
 	case *inside != "":
 		err = measure(*inside, *runs, *only)
 	case *show != "":

@@ -144,7 +144,7 @@ func netSubjects() []NetSubject {
 const netCmdline = "panic=-1 reboot=k no_timer_check tsc=reliable noreplace-smp dummy.numdummies=0 8250.nr_uarts=1 console=ttyS0 loglevel=4"
 
 // benchNet prepares the files and measures networks in the test host, on each clock.
-func benchNet(runs int, wall bool, only string) error {
+func benchNet(runs int, wall bool, only, loads string) error {
 	needed = append(needed, [2]string{"iperf3", "iperf3"})
 	dir, meta, err := prepare()
 	if err != nil {
@@ -153,7 +153,7 @@ func benchNet(runs int, wall bool, only string) error {
 	if err := run("cp", "build/vmlinux", filepath.Join(dir, "container-vmlinux")); err != nil {
 		return err
 	}
-	args := []string{filepath.Join(dir, "bench"), "-net", "-inside", dir, "-runs", fmt.Sprint(runs), "-only", only}
+	args := []string{filepath.Join(dir, "bench"), "-net", "-inside", dir, "-runs", fmt.Sprint(runs), "-only", only, "-loads", loads}
 	if err := bootNet(clockInstructions, meta, append(args, "-scale", "1"), "--icount"); err != nil || !wall {
 		return err
 	}
@@ -184,7 +184,7 @@ func bootNet(clock string, meta Meta, args []string, hostFlags ...string) error 
 }
 
 // measureNet runs the loads on each subject and prints the result as JSON.
-func measureNet(from string, runs, scale int, only string) error {
+func measureNet(from string, runs, scale int, only, loads string) error {
 	needed = append(needed, [2]string{"iperf3", "iperf3"})
 	if err := makeRoot(from); err != nil {
 		return err
@@ -201,7 +201,8 @@ func measureNet(from string, runs, scale int, only string) error {
 			continue
 		}
 		fmt.Fprintln(os.Stderr, "measuring", s.Name)
-		if err := s.measure(runs, netLoads(scale)); err != nil {
+		wanted := slices.DeleteFunc(netLoads(scale), func(l netLoad) bool { return !strings.Contains(l.name, loads) })
+		if err := s.measure(runs, wanted); err != nil {
 			s.Error = err.Error()
 			fmt.Fprintln(os.Stderr, " ", err)
 		}
