@@ -27,6 +27,7 @@ type fakeLink struct {
 	offloads []uint64
 	filters  []Filter
 	received int    // calls
+	offered  int    // buffers, to the latest call of Receive
 	acted    func() // called by Send and SetFilter
 }
 
@@ -70,6 +71,9 @@ func (l *fakeLink) take(pair int) ([]byte, chan struct{}, error) {
 }
 
 func (l *fakeLink) Receive(ctx context.Context, pair int, buffers [][]byte, idle func()) (int, error) {
+	l.mu.Lock()
+	l.offered = len(buffers)
+	l.mu.Unlock()
 	for {
 		p, wait, err := l.take(pair)
 		switch {

@@ -15,6 +15,10 @@ const (
 	minRoom = HeaderSize + 14
 	// numBuffers is the offset of num_buffers in the header.
 	numBuffers = 10
+	// A list of buffers costs for each of them, here and in the kernel, and the largest frame takes 44 of Linux's. So once manySmall frames in a
+	// row have fitted into fewBuffers the next one is offered no more, and room of our own behind: what lies there is copied.
+	fewBuffers = 2
+	manySmall  = 8
 	// maxLost is how many frames in a row may be lost to errors before the queue waits for the driver's next kick.
 	maxLost = 64
 )
@@ -33,8 +37,12 @@ type receiver struct {
 	// just fits.
 	spill [1]byte
 	// own takes frames while the guest offers too little room for the largest; frame is one in it that waits for more.
-	own   [1][]byte
+	own   []byte
 	frame []byte
+	// small is how many frames in a row needed no more than fewBuffers.
+	small int
+	// short is the list of buffers for a frame that own takes, all or the end of.
+	short [fewBuffers + 1][]byte
 }
 
 // receive delivers frames until there are no receive buffers, or ctx is done. It holds as many chains as the largest
@@ -94,20 +102,44 @@ func (d *Device) nextFrame(ctx context.Context, pair int, r *receiver) (int, err
 		return 0, err
 	}
 	if len(r.buffers) <= maxBuffers && (!mergeable || r.room >= want) {
+		if r.small >= manySmall && len(r.buffers) > fewBuffers {
+			return d.takeSmall(ctx, pair, r)
+		}
 		all := append(r.buffers, r.spill[:])
 		r.buffers = all[:len(r.buffers)] // keeps what append may have allocated
 		return d.take(ctx, pair, r, all, int(min(r.room, MaxFrame)))
 	}
 	// The next frame may need more than there is. It cannot wait in the link, which does not tell how large it is.
-	if r.own[0] == nil {
-		r.own[0] = make([]byte, MaxFrame+1)
-	}
-	n, err := d.take(ctx, pair, r, r.own[:], MaxFrame)
+	r.short[0] = r.ownRoom()
+	n, err := d.take(ctx, pair, r, r.short[:1], MaxFrame)
 	if n == 0 {
 		return 0, err
 	}
-	r.frame = r.own[0][:n]
+	r.frame = r.own[:n]
 	return d.unstash(ctx, r)
+}
+
+// takeSmall receives a frame that is expected to fit into the first buffers in hand; what does not is copied into the others.
+func (d *Device) takeSmall(ctx context.Context, pair int, r *receiver) (int, error) {
+	copy(r.short[:], r.buffers[:fewBuffers])
+	r.short[fewBuffers] = r.ownRoom()
+	room := 0
+	for _, b := range r.short[:fewBuffers] {
+		room += len(b)
+	}
+	n, err := d.take(ctx, pair, r, r.short[:], int(min(r.room, MaxFrame)))
+	if n > room {
+		virtio.CopyTo(r.buffers[fewBuffers:], r.own[:n-room])
+	}
+	return n, err
+}
+
+// ownRoom is room for any frame, and a byte more.
+func (r *receiver) ownRoom() []byte {
+	if r.own == nil {
+		r.own = make([]byte, MaxFrame+1)
+	}
+	return r.own
 }
 
 // take receives a frame of at most limit bytes, and returns its size, 0 when there is none.
@@ -194,6 +226,9 @@ func (d *Device) deliver(r *receiver, n int) (used int, err error) {
 	putAt(r.buffers, numBuffers, uint16(used))
 	if err := r.q.PushAll(r.chains[:used], uint64(n)); err != nil {
 		return used, err
+	}
+	if r.small++; buffers > fewBuffers {
+		r.small = 0
 	}
 	r.chains = r.chains[:copy(r.chains, r.chains[used:])]
 	r.buffers = r.buffers[:copy(r.buffers, r.buffers[buffers:])]

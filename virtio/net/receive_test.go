@@ -88,6 +88,42 @@ func TestMergeable(t *testing.T) {
 	}
 }
 
+// TestSmallFrames: after many small frames the link is offered few buffers, a larger one arrives whole all the same, and then it is offered all
+// again.
+func TestSmallFrames(t *testing.T) {
+	const buffer = 2000
+	const few, largest = fewBuffers*buffer - HeaderSize, MaxFrame - HeaderSize
+	for _, size := range []int{few, few + 1, few + buffer, few + buffer + 1, 9000, largest, largest + 1} {
+		g := newGuest(t, Config{}, virtiotest.Options{Manual: true})
+		g.post(repeat(buffer, 40)...)
+		// receive returns how many buffers the link was offered for the frame behind this one.
+		receive := func(f []byte) int {
+			g.link.arrive(0, f)
+			g.Queue(0).Kick()
+			done := g.Queue(0).Reap()
+			g.post(repeat(buffer, len(done))...)
+			if len(f) > largest {
+				same(t, g.collect(done))
+			} else {
+				same(t, g.collect(done), f)
+			}
+			return g.link.offered
+		}
+		for i := range manySmall - 1 {
+			if n := receive(frame(few-i, i)); n <= fewBuffers+1 {
+				t.Fatalf("%d buffers are offered after %d small frames", n, i+1)
+			}
+		}
+		if n := receive(frame(60, 1)); n != fewBuffers+1 {
+			t.Errorf("%d buffers are offered after many small frames", n)
+		}
+		short := size == few || size > largest // the one that is dropped says nothing
+		if n := receive(frame(size, 3)); (n == fewBuffers+1) != short {
+			t.Errorf("%d buffers are offered after a frame of %d bytes", n, size)
+		}
+	}
+}
+
 // TestLargestFrame fits into what is held, and nothing larger reaches the guest.
 func TestLargestFrame(t *testing.T) {
 	g := newGuest(t, Config{}, virtiotest.Options{Manual: true})
