@@ -90,6 +90,7 @@ func (f *bootFlags) run() error {
 	defer stop()
 	// One more than the vCPUs, and never 1: while a system call blocks, the rest goes on.
 	runtime.GOMAXPROCS(cfg.CPUs + 1)
+	coarseTimers()
 	vm, err := vmm.New(*cfg)
 	if err != nil {
 		return err
@@ -108,6 +109,19 @@ func (f *bootFlags) run() error {
 		return nil
 	}
 	return err
+}
+
+// coarseTimers lets timers fire up to a millisecond late, as those of a container's monitor may (see lifecycle): Go's sysmon wakes every 20 us while a
+// vCPU is in KVM_RUN, and where CPUs are scarce each time is an exit of the guest's. Later threads inherit it. For the threads that are there
+// it takes CAP_SYS_NICE, sysmon among them; without it all is as before.
+func coarseTimers() {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for _, t := range tasks {
+		_ = os.WriteFile("/proc/"+t.Name()+"/timerslack_ns", []byte("1000000"), 0)
+	}
 }
 
 var errQuit = errors.New("ended at the console")

@@ -57,6 +57,23 @@ func tiny(t *testing.T, code []byte) string {
 	return write(t, "kernel", data)
 }
 
+// TestCoarseTimers: every thread has them.
+func TestCoarseTimers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("takes CAP_SYS_NICE")
+	}
+	coarseTimers()
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil || len(threads) < 2 {
+		t.Fatalf("%d threads, %v", len(threads), err)
+	}
+	for _, thread := range threads {
+		if b, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns"); err != nil || string(b) != "1000000\n" {
+			t.Errorf("thread %s: %q, %v", thread.Name(), b, err)
+		}
+	}
+}
+
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]uint64{
 		"4096": 4096, "1k": 1024, "256M": 256 << 20, "1G": 1 << 30, "3g": 3 << 30, "2T": 2 << 40, "8388607T": 8388607 << 40,
