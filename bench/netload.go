@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The loads that a server takes part in, as the client's first byte names them; four bytes with a number follow.
 const (
 	loadRoundTrips = 'r' // the client sends a byte, the server answers with one
 	loadIn         = 'i' // the client sends datagrams
+	loadPlainIn    = 'p' // the same by system calls, so that Go's poller is not woken by each datagram that has left; to the server, loadIn
 	loadOut        = 'o' // the server does
 )
 
@@ -92,23 +96,51 @@ func echo(c net.Conn) error {
 	}
 }
 
-// send sends n datagrams, as fast as the receiver answers.
+// send sends n datagrams to peer, as fast as the receiver answers.
 func send(u *net.UDPConn, peer *net.UDPAddr, n int) error {
+	write := func(p []byte) (int, error) { return u.WriteToUDP(p, peer) }
+	read := func(p []byte) (int, error) {
+		if err := u.SetReadDeadline(time.Now().Add(lossTime)); err != nil {
+			return 0, err
+		}
+		return u.Read(p)
+	}
+	return sendBy(write, read, n)
+}
+
+// sendBy is send by functions that send a datagram and wait for an answer, the latter at most for lossTime.
+func sendBy(write, read func([]byte) (int, error), n int) error {
 	data, ack := make([]byte, datagramSize), make([]byte, 1)
 	for underWay := 0; n > 0; n-- {
-		if _, err := u.WriteToUDP(data, peer); err != nil {
+		if _, err := write(data); err != nil {
 			return err
 		}
 		for underWay++; underWay >= window; underWay -= ackEvery {
-			if err := u.SetReadDeadline(time.Now().Add(lossTime)); err != nil {
-				return err
-			}
-			if _, err := u.Read(ack); err != nil {
+			if _, err := read(ack); err != nil {
 				underWay = ackEvery // lost
 			}
 		}
 	}
 	return nil
+}
+
+// sendPlain is send by a blocking socket, of which Go's runtime does not know.
+func sendPlain(peer *net.UDPAddr, n int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	patience := unix.NsecToTimeval(lossTime.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: peer.Port, Addr: [4]byte(peer.IP.To4())}); err != nil {
+		return os.NewSyscallError("connect", err)
+	}
+	write := func(p []byte) (int, error) { return rawCall(unix.SYS_WRITE, fd, p) }
+	read := func(p []byte) (int, error) { return rawCall(unix.SYS_READ, fd, p) }
+	return sendBy(write, read, n)
 }
 
 // receive counts datagrams and answers, until the sender says on the other connection that it is done.
@@ -143,7 +175,11 @@ func runClient(out io.Writer, kind, address string, n int) error {
 		return err
 	}
 	defer c.Close()
-	if _, err := c.Write(binary.BigEndian.AppendUint32([]byte{kind[0]}, uint32(n))); err != nil {
+	request := kind[0]
+	if request == loadPlainIn {
+		request = loadIn
+	}
+	if _, err := c.Write(binary.BigEndian.AppendUint32([]byte{request}, uint32(n))); err != nil {
 		return err
 	}
 	if kind[0] == loadRoundTrips {
@@ -160,27 +196,33 @@ func runClient(out io.Writer, kind, address string, n int) error {
 	}
 	defer u.Close()
 	got := 0
-	if kind[0] == loadIn {
-		got, err = sendIn(c, u, server, n)
-	} else if _, err = u.WriteToUDP([]byte{0}, server); err == nil {
-		got, err = receive(u, c)
+	switch kind[0] {
+	case loadIn:
+		got, err = arrived(c, send(u, server, n))
+	case loadPlainIn:
+		got, err = arrived(c, sendPlain(server, n))
+	default:
+		if _, err = u.WriteToUDP([]byte{0}, server); err == nil {
+			got, err = receive(u, c)
+		}
 	}
 	_, _ = fmt.Fprintln(out, got)
 	return err
 }
 
-func sendIn(c net.Conn, u *net.UDPConn, server *net.UDPAddr, n int) (int, error) {
-	if err := send(u, server, n); err != nil {
+// arrived says to the server that all has been sent, unless there was an error, and asks it how much has arrived.
+func arrived(c net.Conn, err error) (int, error) {
+	if err != nil {
 		return 0, err
 	}
 	if _, err := c.Write([]byte{0}); err != nil {
 		return 0, err
 	}
-	arrived := make([]byte, 4)
-	if _, err := io.ReadFull(c, arrived); err != nil {
+	n := make([]byte, 4)
+	if _, err := io.ReadFull(c, n); err != nil {
 		return 0, err
 	}
-	return int(binary.BigEndian.Uint32(arrived)), nil
+	return int(binary.BigEndian.Uint32(n)), nil
 }
 
 // roundTrips sends a byte and waits for the answer, so many times.
