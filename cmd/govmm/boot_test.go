@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/govmm/govmm/runtime/terminal"
+	"github.com/govmm/govmm/testhost/need"
 	"github.com/govmm/govmm/vmm/vmmtest"
 )
 
@@ -59,9 +60,7 @@ func tiny(t *testing.T, code []byte) string {
 
 // TestCoarseTimers: every thread has them.
 func TestCoarseTimers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("takes CAP_SYS_NICE")
-	}
+	need.Root(t) // it takes CAP_SYS_NICE
 	coarseTimers()
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil || len(threads) < 2 {
