@@ -1,8 +1,10 @@
 package monitor
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 
@@ -77,9 +79,12 @@ func (m *monitor) giveNetwork() error {
 		return err
 	}
 	go func() {
+		level := slog.LevelError // of the first time
 		err := w.Follow(func() {
 			if err := m.network.Sync(); err != nil {
-				m.log.Error("the guest does not follow its network", "error", err)
+				// The guest can bring this about as often as it likes.
+				m.log.Log(context.Background(), level, "the guest does not follow its network", "error", err)
+				level = slog.LevelDebug
 			}
 		})
 		m.log.Debug("the network namespace is not watched any more", "error", err)
