@@ -76,9 +76,10 @@ func netLoads(scale int) []netLoad {
 	return []netLoad{
 		stream("TCP in, 1 stream"), stream("TCP in, 4 streams", "-P", "4"),
 		stream("TCP out, 1 stream", "-R"), stream("TCP out, 4 streams", "-R", "-P", "4"),
-		own("UDP in, 64 bytes", "datagram", loadIn, 4000), own("UDP in, 64 bytes, plain client", "datagram", loadPlainIn, 4000),
-		own("UDP out, 64 bytes", "datagram", loadOut, 4000),
-		own("request and response", "round trip", loadRoundTrips, 400),
+		own("UDP in, 64 bytes", "datagram", loadPlainIn, 4000), own("UDP out, 64 bytes", "datagram", loadPlainOut, 4000),
+		own("request and response", "round trip", loadPlainRoundTrips, 400),
+		own("UDP in, 64 bytes, Go", "datagram", loadIn, 4000), own("UDP out, 64 bytes, Go", "datagram", loadOut, 4000),
+		own("request and response, Go", "round trip", loadRoundTrips, 400),
 	}
 }
 

@@ -90,7 +90,7 @@ func TestLoads(t *testing.T) {
 			}()
 		}
 	}()
-	for _, kind := range []rune{loadRoundTrips, loadIn, loadPlainIn, loadOut} {
+	for _, kind := range []rune{loadRoundTrips, loadIn, loadOut, loadPlainRoundTrips, loadPlainIn, loadPlainOut} {
 		var out strings.Builder
 		if err := runClient(&out, string(kind), l.Addr().String(), 1000); err != nil || out.String() != "1000\n" {
 			t.Errorf("load %c: %v, %q", kind, err, out.String())

@@ -6,18 +6,18 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// The loads that a server takes part in, as the client's first byte names them; four bytes with a number follow.
+// The loads that a server takes part in, as the client's first byte names them; four bytes with a number follow. A capital letter is the same
+// load with plain sockets at both ends: as of a program in C, which nothing but its own system calls wakes.
 const (
-	loadRoundTrips = 'r' // the client sends a byte, the server answers with one
-	loadIn         = 'i' // the client sends datagrams
-	loadPlainIn    = 'p' // the same by system calls, so that Go's poller is not woken by each datagram that has left; to the server, loadIn
-	loadOut        = 'o' // the server does
+	loadRoundTrips      = 'r' // the client sends a byte, the server answers with one
+	loadIn              = 'i' // the client sends datagrams
+	loadOut             = 'o' // the server does
+	loadPlainRoundTrips = 'R'
+	loadPlainIn         = 'I'
+	loadPlainOut        = 'O'
 )
 
 const (
@@ -52,16 +52,19 @@ func takePart(c net.Conn) error {
 	if _, err := io.ReadFull(c, head); err != nil {
 		return err
 	}
-	if head[0] == loadRoundTrips {
+	n := int(binary.BigEndian.Uint32(head[1:]))
+	switch head[0] {
+	case loadRoundTrips:
 		return echo(c)
+	case loadPlainRoundTrips, loadPlainIn, loadPlainOut:
+		return takePlainPart(c, rune(head[0]), n)
 	}
 	u, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	port := binary.BigEndian.AppendUint16(nil, uint16(u.LocalAddr().(*net.UDPAddr).Port))
-	if _, err := c.Write(port); err != nil {
+	if err := tellPort(c, u.LocalAddr().(*net.UDPAddr).Port); err != nil {
 		return err
 	}
 	if head[0] == loadIn {
@@ -69,22 +72,31 @@ func takePart(c net.Conn) error {
 		if err != nil {
 			return err
 		}
-		_, err = c.Write(binary.BigEndian.AppendUint32(nil, uint32(n)))
-		return err
+		return tellCount(c, n)
 	}
 	hello := make([]byte, 1)
 	_, peer, err := u.ReadFromUDP(hello)
 	if err != nil {
 		return err
 	}
-	if err := send(u, peer, int(binary.BigEndian.Uint32(head[1:]))); err != nil {
+	if err := send(u, peer, n); err != nil {
 		return err
 	}
 	_, err = c.Write([]byte{0})
 	return err
 }
 
-func echo(c net.Conn) error {
+func tellPort(c io.Writer, port int) error {
+	_, err := c.Write(binary.BigEndian.AppendUint16(nil, uint16(port)))
+	return err
+}
+
+func tellCount(c io.Writer, n int) error {
+	_, err := c.Write(binary.BigEndian.AppendUint32(nil, uint32(n)))
+	return err
+}
+
+func echo(c io.ReadWriter) error {
 	b := make([]byte, 1)
 	for {
 		if _, err := c.Read(b); err != nil {
@@ -124,25 +136,6 @@ func sendBy(write, read func([]byte) (int, error), n int) error {
 	return nil
 }
 
-// sendPlain is send by a blocking socket, of which Go's runtime does not know.
-func sendPlain(peer *net.UDPAddr, n int) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	patience := unix.NsecToTimeval(lossTime.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return os.NewSyscallError("setsockopt", err)
-	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: peer.Port, Addr: [4]byte(peer.IP.To4())}); err != nil {
-		return os.NewSyscallError("connect", err)
-	}
-	write := func(p []byte) (int, error) { return rawCall(unix.SYS_WRITE, fd, p) }
-	read := func(p []byte) (int, error) { return rawCall(unix.SYS_READ, fd, p) }
-	return sendBy(write, read, n)
-}
-
 // receive counts datagrams and answers, until the sender says on the other connection that it is done.
 func receive(u *net.UDPConn, c net.Conn) (int, error) {
 	done := make(chan error, 1)
@@ -175,11 +168,7 @@ func runClient(out io.Writer, kind, address string, n int) error {
 		return err
 	}
 	defer c.Close()
-	request := kind[0]
-	if request == loadPlainIn {
-		request = loadIn
-	}
-	if _, err := c.Write(binary.BigEndian.AppendUint32([]byte{request}, uint32(n))); err != nil {
+	if _, err := c.Write(binary.BigEndian.AppendUint32([]byte{kind[0]}, uint32(n))); err != nil {
 		return err
 	}
 	if kind[0] == loadRoundTrips {
@@ -190,6 +179,10 @@ func runClient(out io.Writer, kind, address string, n int) error {
 		return err
 	}
 	server := &net.UDPAddr{IP: c.RemoteAddr().(*net.TCPAddr).IP, Port: int(binary.BigEndian.Uint16(port))}
+	switch kind[0] {
+	case loadPlainRoundTrips, loadPlainIn, loadPlainOut:
+		return runPlainClient(out, c, rune(kind[0]), server, n)
+	}
 	u, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		return err
@@ -199,8 +192,6 @@ func runClient(out io.Writer, kind, address string, n int) error {
 	switch kind[0] {
 	case loadIn:
 		got, err = arrived(c, send(u, server, n))
-	case loadPlainIn:
-		got, err = arrived(c, sendPlain(server, n))
 	default:
 		if _, err = u.WriteToUDP([]byte{0}, server); err == nil {
 			got, err = receive(u, c)
@@ -218,6 +209,10 @@ func arrived(c net.Conn, err error) (int, error) {
 	if _, err := c.Write([]byte{0}); err != nil {
 		return 0, err
 	}
+	return toldCount(c)
+}
+
+func toldCount(c io.Reader) (int, error) {
 	n := make([]byte, 4)
 	if _, err := io.ReadFull(c, n); err != nil {
 		return 0, err
@@ -226,7 +221,7 @@ func arrived(c net.Conn, err error) (int, error) {
 }
 
 // roundTrips sends a byte and waits for the answer, so many times.
-func roundTrips(out io.Writer, c net.Conn, n int) error {
+func roundTrips(out io.Writer, c io.ReadWriter, n int) error {
 	b := make([]byte, 1)
 	for range n {
 		if _, err := c.Write(b); err != nil {
