@@ -145,7 +145,7 @@ func testLinux(t *testing.T, busybox string, offloads uint64) {
 	listen("10.77.0.1:9000", func(c net.Conn) { fmt.Fprint(c, sumOf(c)) })
 	listen("[fd77::1]:9001", func(c net.Conn) { _, _ = io.Copy(c, stream()) })
 	listen("127.0.0.1:9003", func(c net.Conn) {})
-	publish, err := user.ParseNetwork("user,publish=127.0.0.1:8080:80,publish=[::1]:5353:53/udp")
+	publish, err := user.ParseNetwork("user,publish=127.0.0.1:8079-8080:79-80,publish=[::1]:5353:53/udp")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,8 @@ func TestStartRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := taken // a range that ends with it
+	before.HostPort, before.GuestPort, before.More = taken.HostPort-1, taken.GuestPort-1, 1
 	for _, tt := range []struct {
 		name string
 		o    user.Options
@@ -137,6 +140,8 @@ func TestStartRefused(t *testing.T) {
 	}{
 		{"a port that is taken", user.Options{Program: self(t), Publish: []user.Publish{taken}}, "publish=" + taken.String() + ": bind: address already in use"},
 		{"an address of another's", user.Options{Program: self(t), Publish: []user.Publish{{Protocol: "udp", Host: user.Gateway, HostPort: 1234, GuestPort: 1}}}, "cannot assign requested address"},
+		{"the second port of a range", user.Options{Program: self(t), Publish: []user.Publish{before}}, "publish=" + taken.String() + ": bind: address already in use"},
+		{"too many to name", user.Options{Program: self(t), Publish: slices.Repeat([]user.Publish{taken}, 4000)}, "4000 published ports are too many"},
 		{"no program", user.Options{}, "make build"},
 		{"what is no program", user.Options{Program: strings.NewReader("nothing")}, "exec format error"},
 		{"a program that ends", user.Options{Program: program(t, "/bin/true")}, "ended without a word"},

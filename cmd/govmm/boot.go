@@ -47,7 +47,7 @@ requests or frames; N may have a suffix K, M or G.
 
 The network user needs no privileges: what the guest does on it comes from a process beside this one. DHCP gives the guest
 10.0.2.15, gateway 10.0.2.2 and name server 10.0.2.3, and router advertisements fd00::/64. The host's loopback is out of reach.
-publish=[HOSTIP:]HOSTPORT:GUESTPORT[/udp] opens a port of the host's that leads to the guest's, and may be repeated.
+publish=[HOSTIP:]HOSTPORT:GUESTPORT[/udp] opens a port of the host's that leads to the guest's, or a range FIRST-LAST, and may be repeated.
 
 What the guest frees goes back to the host, if it has a driver for the balloon.`,
 		Example: `  govmm boot --kernel vmlinux --initrd initrd.cpio --cmdline console=ttyS0

@@ -157,7 +157,11 @@ func executable(program io.Reader) (int, error) {
 
 // converse tells the process what it is to do, and waits for its word that it does.
 func (l *Link) converse(c *Config) error {
-	err := l.queue.Send([][]byte{c.Marshal()})
+	message := c.Marshal()
+	if len(message) > net.MaxFrame { // what the other side takes
+		return fmt.Errorf("%d published ports are too many to be named one by one: publish ranges, FIRST-LAST:FIRST-LAST", len(c.Publish))
+	}
+	err := l.queue.Send([][]byte{message})
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}

@@ -22,6 +22,9 @@ func TestParsePublish(t *testing.T) {
 		"tcp:[::1]:8080:80":      {Protocol: "tcp", Host: six, HostPort: 8080, GuestPort: 80},
 		"127.0.0.1:5353:53/udp":  {Protocol: "udp", Host: home, HostPort: 5353, GuestPort: 53},
 		"[::ffff:1.2.3.4]:80:80": {Protocol: "tcp", Host: netip.MustParseAddr("::ffff:1.2.3.4"), HostPort: 80, GuestPort: 80},
+		"8000-8010:8000-8010":    {Protocol: "tcp", HostPort: 8000, GuestPort: 8000, More: 10},
+		"[::1]:1-9:11-19/udp":    {Protocol: "udp", Host: six, HostPort: 1, GuestPort: 11, More: 8},
+		"1-65535:1-65535":        {Protocol: "tcp", HostPort: 1, GuestPort: 1, More: 65534},
 	} {
 		got, err := ParsePublish(text)
 		if err != nil || got != want {
@@ -33,13 +36,29 @@ func TestParsePublish(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"": "write publish=", "80": "write publish=", "a:80": "is not a port", "80:": "is not a port", ":80": "is not a port", "0:80": "is not a port", "80:65536": "is not a port",
-		"8000-8010:8000-8010": "a range of ports is not possible", "80:80/sctp": `"sctp" is no protocol`, "80:80/udp/tcp": `"udp" is no protocol`, "udp:80:80/tcp": "is not an address",
+		"8000-8010:80": "11 ports of the host's for 1 of the guest's", "80:80-81": "1 ports of the host's for 2", "81-80:81-80": "ends before it begins", "80-:80": "is not a port", "1-2-3:1-3": "is not a port",
+		"80:80/sctp": `"sctp" is no protocol`, "80:80/udp/tcp": `"udp" is no protocol`, "udp:80:80/tcp": "is not an address",
 		"::1:80:80": "is not an address", "[127.0.0.1]:80:80": "is not an address", "[::1:80:80": "is not an address", "localhost:80:80": "is not an address",
 		"udp:tcp:80:80": "is not an address",
 	} {
 		if p, err := ParsePublish(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %+v, %v, want %q", text, p, err, want)
 		}
+	}
+}
+
+func TestEach(t *testing.T) {
+	p, err := ParsePublish("127.0.0.1:65533-65535:1-3/udp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for one := range p.Each() {
+		got = append(got, one.String()+" at "+one.Listen())
+	}
+	want := []string{"127.0.0.1:65533:1/udp at 127.0.0.1:65533", "127.0.0.1:65534:2/udp at 127.0.0.1:65534", "127.0.0.1:65535:3/udp at 127.0.0.1:65535"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -260,9 +260,11 @@ func admit(frame []byte) bool {
 
 // Listen opens the ports that are published.
 func (n *Network) Listen() error {
-	for _, p := range n.cfg.Publish {
-		if err := n.publish(p); err != nil {
-			return fmt.Errorf("publish=%v: %w", p, inner(err))
+	for _, ports := range n.cfg.Publish {
+		for p := range ports.Each() {
+			if err := n.publish(p); err != nil {
+				return fmt.Errorf("publish=%v: %w", p, inner(err))
+			}
 		}
 	}
 	return nil

@@ -164,7 +164,7 @@ type clientEnd struct{ *client }
 
 func (e clientEnd) Write(p []byte) (int, error) { return e.host.WriteToUDPAddrPort(p, e.from) }
 
-// publish opens one port.
+// publish opens a single port.
 func (n *Network) publish(p user.Publish) error {
 	if p.Protocol == "udp" {
 		a, err := net.ResolveUDPAddr("udp", p.Listen())
