@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,19 +14,37 @@ import (
 // A plainSocket is a blocking socket of which Go's runtime does not know. A program in Go has threads of its own which the kernel wakes: one for
 // each datagram that has left, and one that looks on for as long as another is in a system call. On one CPU they are what decides whom its
 // scheduler picks next.
-type plainSocket struct{ fd int }
-
-func (s plainSocket) Read(p []byte) (int, error) {
-	n, err := rawCall(unix.SYS_READ, s.fd, p)
-	if n == 0 && err == nil {
-		err = io.EOF
-	}
-	return n, err
+type plainSocket struct {
+	fd       int
+	patience time.Duration // of a Read; 0 is for ever
 }
 
-func (s plainSocket) Write(p []byte) (int, error) { return rawCall(unix.SYS_WRITE, s.fd, p) }
+func (s *plainSocket) Read(p []byte) (int, error) {
+	var since time.Time
+	for {
+		n, err := rawCall(unix.SYS_READ, s.fd, p)
+		switch {
+		case n == 0 && err == nil:
+			return 0, io.EOF
+		case !errors.Is(err, unix.EINTR): // Go's runtime asks for the thread every 10 ms, and the kernel's patience begins anew
+			return n, err
+		case since.IsZero():
+			since = time.Now()
+		case s.patience > 0 && time.Since(since) > s.patience:
+			return 0, unix.EAGAIN
+		}
+	}
+}
 
-func (s plainSocket) Close() error { return unix.Close(s.fd) }
+func (s *plainSocket) Write(p []byte) (int, error) {
+	for {
+		if n, err := rawCall(unix.SYS_WRITE, s.fd, p); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+func (s *plainSocket) Close() error { return unix.Close(s.fd) }
 
 // socketKind is what a plain load needs.
 func socketKind(load rune) int {
@@ -36,17 +55,18 @@ func socketKind(load rune) int {
 }
 
 // newPlain returns a socket for the load, neither bound nor connected.
-func newPlain(load rune) (plainSocket, error) {
+func newPlain(load rune) (*plainSocket, error) {
 	fd, err := unix.Socket(unix.AF_INET, socketKind(load)|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return plainSocket{}, os.NewSyscallError("socket", err)
+		return nil, os.NewSyscallError("socket", err)
 	}
-	return plainSocket{fd}, nil
+	return &plainSocket{fd: fd}, nil
 }
 
-// waitFor bounds each Read, in milliseconds.
-func (s plainSocket) waitFor(ms int64) error {
-	t := unix.NsecToTimeval(ms * 1e6)
+// hurry has each Read fail with EAGAIN when nothing comes for as long as datagrams are held to be lost.
+func (s *plainSocket) hurry() error {
+	s.patience = lossTime
+	t := unix.NsecToTimeval(lossTime.Nanoseconds())
 	return os.NewSyscallError("setsockopt", unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &t))
 }
 
@@ -77,7 +97,7 @@ func takePlainPart(c net.Conn, load rune, n int) error {
 		if err != nil {
 			return os.NewSyscallError("accept4", err)
 		}
-		stream := plainSocket{fd}
+		stream := &plainSocket{fd: fd}
 		defer func() { _ = stream.Close() }()
 		return echo(stream)
 	}
@@ -131,15 +151,15 @@ func runPlainClient(out io.Writer, c net.Conn, load rune, server *net.UDPAddr, n
 }
 
 // send is send of Go's sockets, by a plain one.
-func (s plainSocket) send(n int) error {
-	if err := s.waitFor(lossTime.Milliseconds()); err != nil {
+func (s *plainSocket) send(n int) error {
+	if err := s.hurry(); err != nil {
 		return err
 	}
 	return sendBy(s.Write, s.Read, n)
 }
 
 // receive counts datagrams and answers, until n have arrived or none does for a while.
-func (s plainSocket) receive(n int) (int, error) {
+func (s *plainSocket) receive(n int) (int, error) {
 	b := make([]byte, datagramSize)
 	for got := 0; got < n; {
 		if _, err := s.Read(b); err != nil {
@@ -154,7 +174,7 @@ func (s plainSocket) receive(n int) (int, error) {
 			}
 		}
 		if got == 1 {
-			if err := s.waitFor(lossTime.Milliseconds()); err != nil {
+			if err := s.hurry(); err != nil {
 				return got, err
 			}
 		}
