@@ -68,6 +68,9 @@ type MMIOConfig struct {
 	Name string
 	// Interrupt raises the device's interrupt, by one edge. It does not block and may be called from any goroutine.
 	Interrupt func()
+	// Settle carries out writes to InterruptACK that somebody keeps, so that the driver need not wait for them. It is called before
+	// an interrupt is raised, from any goroutine; who reads or writes other registers has done the same before. nil does nothing.
+	Settle func()
 	// Busy is what a device says by Transport.Busy. nil does nothing.
 	Busy func()
 	// Logger gets what the driver does wrong, rate-limited. nil discards.
@@ -135,6 +138,9 @@ func NewMMIO(dev Device, mem *guestmem.Memory, cfg MMIOConfig) *MMIO {
 	}
 	if cfg.Interrupt == nil {
 		cfg.Interrupt = func() {}
+	}
+	if cfg.Settle == nil {
+		cfg.Settle = func() {}
 	}
 	if cfg.Busy == nil {
 		cfg.Busy = func() {}
@@ -233,8 +239,11 @@ func (m *MMIO) configChanged() {
 
 func (m *MMIO) usedNotification() { m.raise(InterruptUsed) }
 
-// raise tells the driver of an event, unless it has not yet acknowledged an earlier one of this kind: it looks for events after it has.
+// raise tells the driver of an event, unless it has not yet acknowledged an earlier one of this kind: it looks for events after it has. That
+// holds for an acknowledgement that comes too late for Settle, too: the event was there before (Queue.Push has a full fence, and the driver's
+// write takes it out of guest mode), so the driver finds it.
 func (m *MMIO) raise(bit uint32) {
+	m.cfg.Settle()
 	if m.interrupt.Or(bit)&bit == 0 {
 		m.cfg.Interrupt()
 	}

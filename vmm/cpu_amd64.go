@@ -32,7 +32,10 @@ func (v *VM) setUpCPUs() error {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}
 	}
-	return nil
+	if v.postedPage > 0 {
+		v.posted, err = v.cpus[0].kvm.PostedWrites(v.postedPage)
+	}
+	return err
 }
 
 func (v *VM) checkCPUs() error {

@@ -87,6 +87,7 @@ func (c *vcpu) run() error {
 			continue
 		}
 		reason, err := c.kvm.Run()
+		c.vm.settle() // what was written before this exit comes before it
 		switch {
 		case errors.Is(err, kvm.ErrInterrupted):
 			c.kvm.SetImmediateExit(false)
