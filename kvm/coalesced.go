@@ -29,7 +29,8 @@ func (vm *VM) RemoveCoalescedMMIO(addr uint64, size uint32) error {
 	return set(vm.fd, "KVM_UNREGISTER_COALESCED_MMIO", kvmUnregisterCoalescedMMIO, &coalescedZone{Addr: addr, Size: size})
 }
 
-// PostedWrites are the writes that KVM keeps by CoalesceMMIO, of all vCPUs of a VM.
+// PostedWrites are the writes that KVM keeps by CoalesceMMIO, of all vCPUs of a VM. Some kernels lose them all when more than 85 come
+// between two calls of Take, by an error in how they reckon the room that is left.
 type PostedWrites struct {
 	fd   *fd // whose mapping the ring is in
 	ring *coalescedRing

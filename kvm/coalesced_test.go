@@ -87,7 +87,8 @@ func TestCoalesceMMIOFull(t *testing.T) {
 			t.Fatalf("exit by %#x", m.Addr)
 		}
 		got := take(posted)
-		if len(got) < 100 || slices.ContainsFunc(got, func(s string) bool { return s != "0xd0000064: 07000000" }) {
+		// Some kernels find the ring full with 85 at times.
+		if len(got) < 80 || slices.ContainsFunc(got, func(s string) bool { return s != "0xd0000064: 07000000" }) {
 			t.Fatalf("%d writes were kept: %q", len(got), got)
 		}
 	}

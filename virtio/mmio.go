@@ -66,7 +66,7 @@ const (
 type MMIOConfig struct {
 	// Name names the device in log lines.
 	Name string
-	// Interrupt raises the device's interrupt, by one edge. It does not block and may be called from any goroutine.
+	// Interrupt raises the device's interrupt, by one edge. It waits for no vCPU and no device, and may be called from any goroutine.
 	Interrupt func()
 	// Settle carries out writes to InterruptACK that somebody keeps, so that the driver need not wait for them. It is called before
 	// an interrupt is raised, from any goroutine; who reads or writes other registers has done the same before. nil does nothing.
@@ -87,7 +87,7 @@ type MMIO struct {
 	status    atomic.Uint32
 	interrupt atomic.Uint32 // InterruptStatus
 	// irq is held over what must not happen in the middle of a reset: raising an interrupt because of what status says.
-	// It is the last lock of all.
+	// Behind it come only those that Settle and Interrupt take, which call nothing of the transport's but for InterruptACK.
 	irq      sync.Mutex
 	attached atomic.Pointer[attachment]
 

@@ -47,27 +47,32 @@ func TestEdge(t *testing.T) {
 	}
 }
 
-// leftAddr is where acknowledge adds up what InterruptStatus is behind each acknowledgement.
+// leftAddr is where acknowledge adds up what InterruptStatus is behind acknowledgements.
 const leftAddr = 0x32_0000
 
-// acknowledge is a guest that makes n requests of the first device, one after the other, and acknowledges the interrupt of each.
+// acknowledge is a guest that makes n requests of the first device, one after the other, and acknowledges the interrupt of each: behind every
+// second one it has no exit before the device is to raise the next.
 func acknowledge(n uint32) []byte {
 	at := func(code []byte, addr uint32) []byte { return binary.LittleEndian.AppendUint32(code, addr) }
 	round := append(at([]byte{0x66, 0x83, 0x05}, vmmtest.AvailAddr+2), 1)               // add word [avail.idx], 1
 	round = append(round, vmmtest.Store(vmmtest.FirstSlot+virtio.RegQueueNotify, 0)...) //
+	round = at(append(round, 0x66, 0xa1), vmmtest.AvailAddr+2)                          // used: mov ax, [avail.idx]
+	round = at(append(round, 0x66, 0x3b, 0x05), vmmtest.UsedAddr+2)                     // cmp ax, [used.idx]
+	round = append(round, 0x75, 0xf1)                                                   // jne used
 	round = at(append(round, 0xa1), vmmtest.FirstSlot+virtio.RegInterruptStatus)        // wait: mov eax, [InterruptStatus]
 	round = append(round, 0x85, 0xc0, 0x74, 0xf7)                                       // test eax, eax; jz wait
 	round = at(append(round, 0xa3), vmmtest.FirstSlot+virtio.RegInterruptACK)           // mov [InterruptACK], eax
+	round = append(round, 0xf6, 0xc1, 0x01, 0x74, 0x0b)                                 // test cl, 1; jz next
 	round = at(append(round, 0xa1), vmmtest.FirstSlot+virtio.RegInterruptStatus)        // mov eax, [InterruptStatus]
 	round = at(append(round, 0x01, 0x05), leftAddr)                                     // add [left], eax
-	round = append(round, 0x49, 0x0f, 0x85)                                             // dec ecx; jnz round
+	round = append(round, 0x49, 0x0f, 0x85)                                             // next: dec ecx; jnz round
 	round = at(round, uint32(-len(round)-4))                                            //
 	return slices.Concat(vmmtest.Store(vmmtest.DescAddr, 0x31_0000), vmmtest.Store(vmmtest.DescAddr+8, 64), vmmtest.Store(vmmtest.DescAddr+12, 2),
 		vmmtest.DriveQueue(), at([]byte{0xb9}, n), round, vmmtest.Reset)
 }
 
 // TestPostedAcknowledgements: after some interrupts the driver's acknowledgements take no exits any more, and are heeded all the same: each
-// request has its interrupt. The next device in the slot begins anew.
+// request has its interrupt. When the device is gone its slot counts anew.
 func TestPostedAcknowledgements(t *testing.T) {
 	vmmtest.NeedKVM(t)
 	const requests = 4 * vmm.ManyInterrupts

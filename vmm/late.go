@@ -34,6 +34,7 @@ func (v *VM) Detach(d virtio.Device) error {
 	s := v.slots[i]
 	s.stop()
 	s.empty(v.vm, v.mem)
+	s.unpost(v.vm)
 	return nil
 }
 

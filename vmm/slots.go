@@ -106,10 +106,10 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, err
 
 // interrupt raises a slot's interrupt.
 func (v *VM) interrupt(s *slot) {
-	if s.interrupts.Add(1) == manyInterrupts && v.postedPage > 0 {
-		s.post(v.vm)
-	}
 	v.edge(s.gsi)
+	if s.interrupts.Add(1) == manyInterrupts && v.posted != nil {
+		s.post(v.vm) // after the edge, as it may wait
+	}
 }
 
 // manyInterrupts is after how many of them KVM is to keep a device's acknowledgements. To have it do so takes a wait for a grace period, of which
@@ -236,7 +236,6 @@ func (s *slot) empty(vm *kvm.VM, mem *guestmem.Memory) {
 	for _, k := range s.kicks {
 		_ = k.Close()
 	}
-	s.unpost(vm)
 	s.events, s.kicks = nil, nil
 }
 
