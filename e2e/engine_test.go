@@ -101,7 +101,12 @@ func (e *engine) run(script string) (string, error) {
 	cmd.Stdout, cmd.Stderr = out, out
 	// An engine hands SIGTERM on to a container and waits: the whole group is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel = func() error {
+		witness := exec.Command("timeout", "-s", "KILL", "30", "sh", "-c", whatRuns)
+		witness.Stdout, witness.Stderr = out, out
+		_ = witness.Run()
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
 	err = cmd.Run()
 	b, wrong := io.ReadAll(io.NewSectionReader(out, 0, 1<<20))
 	if wrong != nil {
@@ -113,6 +118,14 @@ func (e *engine) run(script string) (string, error) {
 	}
 	return fmt.Sprintf("%sstatus %d\n", bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")), cmd.ProcessState.ExitCode()), nil
 }
+
+// whatRuns shows, when a step has run out of time, every process, where the threads of those that engines start wait in the kernel, and who
+// holds locks of files: it may be one of a step before.
+const whatRuns = `echo "out of time; what runs:"; ps axfww -o pid,ppid,stat,wchan:24,etimes,args | grep -v '\]$'
+for t in /proc/[0-9]*/task/*; do
+	case $(tr '\0' ' ' <$t/cmdline) in *nerdctl*|*cni*|*netavark*|*iptables*|*govmm*|*runc*) echo "$t: $(cat $t/comm): $(grep -o '[a-z_0-9]*+' $t/stack | tr '\n' ' ')" ;; esac
+done 2>/dev/null
+cat /proc/locks`
 
 // outcome is what a step did under one runtime.
 type outcome struct {
