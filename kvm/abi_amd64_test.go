@@ -18,9 +18,6 @@ var layouts = []struct {
 	{irqLevel{}, 8, map[string]uintptr{"IRQ": 0, "Level": 4}},                                                                       // struct kvm_irq_level
 	{irqfd{}, 32, map[string]uintptr{"FD": 0, "GSI": 4, "Flags": 8, "ResampleFD": 12}},                                              // struct kvm_irqfd
 	{ioeventfd{}, 64, map[string]uintptr{"Datamatch": 0, "Addr": 8, "Len": 16, "FD": 20, "Flags": 24}},                              // struct kvm_ioeventfd
-	{coalescedZone{}, 16, map[string]uintptr{"Addr": 0, "Size": 8, "Port": 12}},                                                     // struct kvm_coalesced_mmio_zone
-	{coalescedWrite{}, 24, map[string]uintptr{"Addr": 0, "Len": 8, "Port": 12, "Data": 16}},                                         // struct kvm_coalesced_mmio
-	{coalescedRing{}, 4088, map[string]uintptr{"First": 0, "Last": 4, "Writes": 8}},                                                 // struct kvm_coalesced_mmio_ring
 	{msi{}, 32, map[string]uintptr{"AddressLo": 0, "AddressHi": 4, "Data": 8, "Flags": 12, "DevID": 16}},                            // struct kvm_msi
 	{deviceAttr{}, 24, map[string]uintptr{"Flags": 0, "Group": 4, "Attr": 8, "Addr": 16}},                                           // struct kvm_device_attr
 	{dirtyGFN{}, 16, map[string]uintptr{"Flags": 0, "Slot": 4, "Offset": 8}},                                                        // struct kvm_dirty_gfn
@@ -94,8 +91,6 @@ func TestIoctlSizes(t *testing.T) {
 		{"KVM_IRQ_LINE", kvmIRQLine, irqLevel{}},
 		{"KVM_GET_IRQCHIP", kvmGetIRQChip, IRQChip{}},
 		{"KVM_SET_IRQCHIP", kvmSetIRQChip, IRQChip{}},
-		{"KVM_REGISTER_COALESCED_MMIO", kvmRegisterCoalescedMMIO, coalescedZone{}},
-		{"KVM_UNREGISTER_COALESCED_MMIO", kvmUnregisterCoalescedMMIO, coalescedZone{}},
 		{"KVM_IRQFD", kvmIRQFD, irqfd{}},
 		{"KVM_IOEVENTFD", kvmIOEventFD, ioeventfd{}},
 		{"KVM_SIGNAL_MSI", kvmSignalMSI, msi{}},

@@ -50,39 +50,3 @@ func (p *runPage) setInterruptWindow(on bool) {
 
 // union sees the exit details as a T, whose length is at most theirs.
 func union[T any](p *runPage) *T { return (*T)(unsafe.Pointer(&p.exit)) }
-
-// coalescedEntries is how many writes a page has room for (KVM_COALESCED_MMIO_MAX).
-const coalescedEntries = (pageSize - 8) / 24
-
-// coalescedWrite is struct kvm_coalesced_mmio.
-type coalescedWrite struct {
-	Addr uint64
-	Len  uint32
-	Port uint32
-	Data [8]byte
-}
-
-// coalescedRing is struct kvm_coalesced_mmio_ring, KVM API 4.116: the kernel writes at last, we take from first.
-type coalescedRing struct {
-	First, Last uint32
-	Writes      [coalescedEntries]coalescedWrite
-}
-
-func newCoalescedRing(page []byte) *coalescedRing {
-	_ = page[unsafe.Sizeof(coalescedRing{})-1]
-	return (*coalescedRing)(unsafe.Pointer(&page[0]))
-}
-
-func (r *coalescedRing) empty() bool {
-	return atomic.LoadUint32(&r.First) == atomic.LoadUint32(&r.Last)
-}
-
-// front is the oldest write, nil if there is none. Only the kernel and we write the indices.
-func (r *coalescedRing) front() *coalescedWrite {
-	if r.empty() {
-		return nil
-	}
-	return &r.Writes[atomic.LoadUint32(&r.First)%coalescedEntries]
-}
-
-func (r *coalescedRing) pop() { atomic.StoreUint32(&r.First, (r.First+1)%coalescedEntries) }

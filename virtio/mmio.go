@@ -66,11 +66,8 @@ const (
 type MMIOConfig struct {
 	// Name names the device in log lines.
 	Name string
-	// Interrupt raises the device's interrupt, by one edge. It waits for no vCPU and no device, and may be called from any goroutine.
+	// Interrupt raises the device's interrupt, by one edge. It does not block and may be called from any goroutine.
 	Interrupt func()
-	// Settle carries out writes to InterruptACK that somebody keeps, so that the driver need not wait for them. It is called before
-	// an interrupt is raised, from any goroutine; who reads or writes other registers has done the same before. nil does nothing.
-	Settle func()
 	// Busy is what a device says by Transport.Busy. nil does nothing.
 	Busy func()
 	// Logger gets what the driver does wrong, rate-limited. nil discards.
@@ -87,7 +84,7 @@ type MMIO struct {
 	status    atomic.Uint32
 	interrupt atomic.Uint32 // InterruptStatus
 	// irq is held over what must not happen in the middle of a reset: raising an interrupt because of what status says.
-	// Behind it come only those that Settle and Interrupt take, which call nothing of the transport's but for InterruptACK.
+	// It is the last lock of all.
 	irq      sync.Mutex
 	attached atomic.Pointer[attachment]
 
@@ -138,9 +135,6 @@ func NewMMIO(dev Device, mem *guestmem.Memory, cfg MMIOConfig) *MMIO {
 	}
 	if cfg.Interrupt == nil {
 		cfg.Interrupt = func() {}
-	}
-	if cfg.Settle == nil {
-		cfg.Settle = func() {}
 	}
 	if cfg.Busy == nil {
 		cfg.Busy = func() {}
@@ -239,11 +233,8 @@ func (m *MMIO) configChanged() {
 
 func (m *MMIO) usedNotification() { m.raise(InterruptUsed) }
 
-// raise tells the driver of an event, unless it has not yet acknowledged an earlier one of this kind: it looks for events after it has. That
-// holds for an acknowledgement that comes too late for Settle, too: the event was there before (Queue.Push has a full fence, and the driver's
-// write takes it out of guest mode), so the driver finds it.
+// raise tells the driver of an event, unless it has not yet acknowledged an earlier one of this kind: it looks for events after it has.
 func (m *MMIO) raise(bit uint32) {
-	m.cfg.Settle()
 	if m.interrupt.Or(bit)&bit == 0 {
 		m.cfg.Interrupt()
 	}

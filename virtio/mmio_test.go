@@ -736,33 +736,3 @@ func TestLateNotification(t *testing.T) {
 	d.Queue(0).Kick()
 	virtiotest.Eventually(t, "the interrupt of the first request", func() bool { return d.Interrupts() > before })
 }
-
-// TestSettle: acknowledgements that somebody keeps are heeded before an interrupt is raised, and before state is saved.
-func TestSettle(t *testing.T) {
-	var m *virtio.MMIO
-	kept, raised := false, 0
-	m = virtio.NewMMIO(newEcho(), guestmem.FromBytes(0, make([]byte, 4096)), virtio.MMIOConfig{
-		Interrupt: func() { raised++ },
-		Settle: func() {
-			if kept {
-				kept = false
-				m.WriteMMIO(virtio.RegInterruptACK, []byte{virtio.InterruptUsed, 0, 0, 0})
-			}
-		},
-	})
-	status := func() byte {
-		var p [4]byte
-		m.ReadMMIO(virtio.RegInterruptStatus, p[:])
-		return p[0]
-	}
-	for i := range 3 {
-		virtio.NotifyUsed(m)
-		if raised != i+1 || status() != virtio.InterruptUsed {
-			t.Errorf("event %d: %d interrupts, InterruptStatus %d", i, raised, status())
-		}
-		kept = true
-	}
-	if _, err := m.MarshalBinary(); err != nil || status() != 0 {
-		t.Errorf("saved with InterruptStatus %d, %v", status(), err)
-	}
-}

@@ -45,7 +45,6 @@ type savedQueue struct {
 func (m *MMIO) MarshalBinary() ([]byte, error) {
 	m.control.Lock()
 	defer m.control.Unlock()
-	m.cfg.Settle()
 	a := m.attached.Load()
 	if a == nil {
 		return binary.Append(nil, binary.LittleEndian, savedTransport{Version: stateVersion})

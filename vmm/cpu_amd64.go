@@ -32,10 +32,7 @@ func (v *VM) setUpCPUs() error {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}
 	}
-	if v.postedPage > 0 {
-		v.posted, err = v.cpus[0].kvm.PostedWrites(v.postedPage)
-	}
-	return err
+	return nil
 }
 
 func (v *VM) checkCPUs() error {

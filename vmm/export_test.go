@@ -107,9 +107,3 @@ func changeLAPIC(t *testing.T, v *VM, change func(regs []byte)) {
 		t.Fatal(err)
 	}
 }
-
-// Interrupts is how many of a slot's interrupts were raised.
-func Interrupts(v *VM, slot int) uint32 { return v.slots[slot].interrupts.Load() }
-
-// ManyInterrupts is for tests.
-const ManyInterrupts = manyInterrupts

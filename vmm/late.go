@@ -34,7 +34,6 @@ func (v *VM) Detach(d virtio.Device) error {
 	s := v.slots[i]
 	s.stop()
 	s.empty(v.vm, v.mem)
-	s.unpost(v.vm)
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/govmm/govmm/boot"
 	"github.com/govmm/govmm/devices"
@@ -23,10 +22,6 @@ type slot struct {
 	kicks []*eventkick.Kick
 	// events are the registered ioeventfds, by queue.
 	events []kvm.IOEvent
-
-	interrupts atomic.Uint32 // that were raised
-	posting    sync.Mutex
-	posts      bool // KVM keeps acknowledgements
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup
@@ -93,8 +88,7 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, err
 	s := &slot{base: window.Base, gsi: window.GSI}
 	s.mmio = virtio.NewMMIO(d, v.mem, virtio.MMIOConfig{
 		Name:      fmt.Sprintf("virtio%d", i),
-		Interrupt: func() { v.interrupt(s) },
-		Settle:    v.settle,
+		Interrupt: func() { v.edge(s.gsi) },
 		Busy:      v.preferVCPUs,
 		Logger:    v.cfg.Logger,
 	})
@@ -102,50 +96,6 @@ func (v *VM) newSlot(i int, window boot.MMIODevice, d virtio.Device) (*slot, err
 		return s, err
 	}
 	return s, s.addKicks(v.vm)
-}
-
-// interrupt raises a slot's interrupt.
-func (v *VM) interrupt(s *slot) {
-	v.edge(s.gsi)
-	if s.interrupts.Add(1) == manyInterrupts && v.posted != nil {
-		s.post(v.vm) // after the edge, as it may wait
-	}
-}
-
-// manyInterrupts is after how many of them KVM is to keep a device's acknowledgements. To have it do so takes a wait for a grace period, of which
-// a start with five devices would have as many.
-const manyInterrupts = 64
-
-// post has KVM keep the driver's acknowledgements of interrupts until somebody wants to know of them (settle), in place of an exit for each.
-func (s *slot) post(vm *kvm.VM) {
-	s.posting.Lock()
-	defer s.posting.Unlock()
-	if !s.posts {
-		s.posts = vm.CoalesceMMIO(s.acknowledge()) == nil
-	}
-}
-
-// unpost ends that, for the next device.
-func (s *slot) unpost(vm *kvm.VM) {
-	s.posting.Lock()
-	defer s.posting.Unlock()
-	if s.posts {
-		_ = vm.RemoveCoalescedMMIO(s.acknowledge())
-	}
-	s.posts = false
-	s.interrupts.Store(0)
-}
-
-// acknowledge is where InterruptACK lies, and its size.
-func (s *slot) acknowledge() (addr uint64, size uint32) {
-	return uint64(s.base) + virtio.RegInterruptACK, 4
-}
-
-// settle carries out the acknowledgements that KVM keeps.
-func (v *VM) settle() {
-	if v.posted != nil {
-		v.posted.Take(v.carry)
-	}
 }
 
 // edge raises an interrupt of the IOAPIC's. An irqfd would take one system call in place of two, but KVM hands such an edge to a kernel

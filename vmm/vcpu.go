@@ -87,7 +87,6 @@ func (c *vcpu) run() error {
 			continue
 		}
 		reason, err := c.kvm.Run()
-		c.vm.settle() // what was written before this exit comes before it
 		switch {
 		case errors.Is(err, kvm.ErrInterrupted):
 			c.kvm.SetImmediateExit(false)

@@ -44,11 +44,6 @@ type VM struct {
 	slots  []*slot
 	cpus   []*vcpu
 
-	// posted are acknowledgements of interrupts, which KVM keeps in place of exits; nil if it does not.
-	posted     *kvm.PostedWrites
-	postedPage int                            // where they are (kvm.VCPU.PostedWrites); 0 if KVM does not
-	carry      func(addr uint64, data []byte) // carries one out; kept, so that none is made for each
-
 	forMemory []virtio.Device // the devices for memory
 	waiting   []virtio.Device // those of them that AttachMemory puts into slots; guarded by life
 	balloon   *balloon.Device // nil without
@@ -77,7 +72,6 @@ func New(cfg Config) (*VM, error) {
 		return nil, err
 	}
 	v := &VM{cfg: cfg, ports: devices.NewBus(), mmio: devices.NewBus()}
-	v.carry = v.mmio.Write
 	if cfg.TraceExits {
 		v.exits = newExitCounts()
 	}
@@ -152,9 +146,6 @@ func (v *VM) setUpChips() error {
 		if err := v.vm.EnableCap(kvm.CapPMUCapability, kvm.PMUDisable); err != nil {
 			return err
 		}
-	}
-	if n, err := v.vm.CheckExtension(kvm.CapCoalescedMMIO); err == nil {
-		v.postedPage = n
 	}
 	if n, err := v.vm.CheckExtension(kvm.CapHaltPoll); err == nil && n > 0 {
 		return v.vm.EnableCap(kvm.CapHaltPoll, haltPoll)
