@@ -69,7 +69,7 @@ func parsePublish(text string) (p Publish, err error) {
 		return p, err
 	}
 	if p.More != guestMore {
-		return p, fmt.Errorf("%d ports of the host's for %d of the guest's: as many are needed", int(p.More)+1, int(guestMore)+1)
+		return p, fmt.Errorf("ports: %d of the host's for %d of the guest's, as many are needed", int(p.More)+1, int(guestMore)+1)
 	}
 	return p, nil
 }
@@ -91,10 +91,13 @@ func parsePorts(text string) (first, more uint16, err error) {
 		return first, 0, err
 	}
 	last, err := parsePort(to)
-	if err == nil && last < first {
-		err = fmt.Errorf("%q is no range of ports: it ends before it begins", text)
+	if err != nil {
+		return 0, 0, err
 	}
-	return first, last - first, err
+	if last < first {
+		return 0, 0, fmt.Errorf("%q is no range of ports: it ends before it begins", text)
+	}
+	return first, last - first, nil
 }
 
 func parsePort(text string) (uint16, error) {

@@ -36,7 +36,7 @@ func TestParsePublish(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"": "write publish=", "80": "write publish=", "a:80": "is not a port", "80:": "is not a port", ":80": "is not a port", "0:80": "is not a port", "80:65536": "is not a port",
-		"8000-8010:80": "11 ports of the host's for 1 of the guest's", "80:80-81": "1 ports of the host's for 2", "81-80:81-80": "ends before it begins", "80-:80": "is not a port", "1-2-3:1-3": "is not a port",
+		"8000-8010:80": "ports: 11 of the host's for 1 of the guest's", "80:80-81": "ports: 1 of the host's for 2", "81-80:81-80": "ends before it begins", "80-:80": "is not a port", "1-2-3:1-3": "is not a port",
 		"80:80/sctp": `"sctp" is no protocol`, "80:80/udp/tcp": `"udp" is no protocol`, "udp:80:80/tcp": "is not an address",
 		"::1:80:80": "is not an address", "[127.0.0.1]:80:80": "is not an address", "[::1:80:80": "is not an address", "localhost:80:80": "is not an address",
 		"udp:tcp:80:80": "is not an address",
